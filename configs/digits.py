@@ -1,0 +1,93 @@
+"""The whole chain on scikit-learn's 1,797 handwritten digits, for two CPU cores.
+
+python -m lpd_jax pipeline --config=configs/digits.py --workdir=runs/digits
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """32x32 pixels, 8x8 = 64 codes, 10 classes."""
+    config = ConfigDict()
+    config.seed = 0
+    config.checkpoint = ""  # models to sample from; those of the workdir when empty
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.rules = ConfigDict()  # logical axis -> mesh axis, over lpd_jax.parallel.RULES
+
+    config.data = ConfigDict(
+        {
+            "source": "digits",  # or "folder", "tfds"
+            "path": "",
+            "size": 32,
+            "flip": False,  # a flipped digit is no digit
+        }
+    )
+    config.tokenizer = ConfigDict(
+        {
+            "ch": 16,
+            "ch_mult": (1, 2, 4),
+            "num_res_blocks": 1,
+            "z_channels": 64,
+            "codebook_size": 128,
+            "codebook_dim": 8,
+            "norm_groups": 8,
+        }
+    )
+    config.train_tokenizer = ConfigDict(
+        {
+            "steps": 600,
+            "batch_size": 32,
+            "learning_rate": 2e-3,
+            "min_learning_rate": 1e-5,
+            "schedule": "cosine",
+            "warmup_steps": 50,
+            "weight_decay": 0.0,
+            "clip_norm": 1.0,
+            "log_every": 10,
+            "save_every": 200,
+        }
+    )
+    config.encode = ConfigDict({"batch_size": 64, "shard_size": 1024})
+    config.decoder = ConfigDict(
+        {"width": 128, "depth": 4, "heads": 4, "dropout": 0.1, "dtype": "float32"}
+    )
+    config.train = ConfigDict(
+        {
+            "steps": 600,
+            "batch_size": 64,
+            "learning_rate": 2e-3,
+            "min_learning_rate": 1e-5,
+            "schedule": "constant+cosine",
+            "warmup_steps": 50,
+            "decay_start": 300,
+            "weight_decay": 0.02,
+            "clip_norm": 3.0,
+            "label_drop": 0.1,
+            "ema_decay": 0.0,
+            "schedules": (64, 32, 24, 16, 12, 10, 8, 6),
+            "group_schedule": "cosine",
+            "log_every": 10,
+            "save_every": 200,
+        }
+    )
+    config.sample = ConfigDict(
+        {
+            "labels": (),  # all classes when empty
+            "count": 4,
+            "steps": 10,
+            "group_sizes": (),  # sizes themselves, instead of steps
+            "group_schedule": "cosine",
+            "order": "locality",
+            "proximity": 1.0,
+            "repulsion": 1.0,
+            "guidance": 1.5,
+            "guidance_schedule": "linear",
+            "temperature": 1.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "batch_size": 90,
+            "segments": 1,
+        }
+    )
+    config.evaluate = ConfigDict({"steps": 10})
+    return config

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# The whole chain on the embedded digits: tokenizer, codes, decoder, samples, report.
+#   bash launch/quickstart.sh [--config.seed=1 ...]
+source "$(dirname "${BASH_SOURCE[0]}")/install.sh" ""
+exec .venv/bin/python -m lpd_jax pipeline --config=configs/digits.py --workdir=runs/digits "$@"

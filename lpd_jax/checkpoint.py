@@ -1,0 +1,168 @@
+"""Checkpoints of a training run, and finished models, with Orbax.
+
+A *model directory* is what sampling needs and nothing else: `model.json` (kind and shape of the
+network, and what it was trained on) beside `params/`. Training writes one at its end, conversion
+of PyTorch weights writes the same.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from lpd_jax.errors import InputError
+
+_KEEP = ocp.training.preservation_policies
+
+
+class Checkpoints:
+    """Checkpoints of one run: state and data iterator, written asynchronously and atomically.
+
+    Args:
+        path: directory, made when missing.
+        keep: how many of the newest stay.
+        keep_every: steps that stay for good, or None.
+    """
+
+    def __init__(self, path: Path, keep: int = 2, keep_every: int | None = None):
+        self.path = Path(path).absolute()
+        policies = [_KEEP.LatestN(keep)]
+        if keep_every:
+            policies.append(_KEEP.EveryNSteps(keep_every))
+        self._checkpointer = ocp.training.Checkpointer(
+            self.path,
+            preservation_policy=_KEEP.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._checkpointer.close()
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest checkpoint, None if there is none."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, state: Any, data: Any) -> None:
+        """Starts writing; returns when `state` may be donated and `data` advanced."""
+        self._checkpointer.save_checkpointables_async(
+            step, {"state": state, "data": data}, force=True
+        )
+
+    def wait(self) -> None:
+        """Returns when everything started is on disk."""
+        self._checkpointer.wait()
+
+    def restore(self, abstract_state: Any, data: Any) -> tuple[Any, Any]:
+        """State (as `abstract_state`, with its shardings) and data iterator of the newest step.
+
+        Raises:
+            InputError: the checkpoint is damaged or of another model.
+        """
+        step = self.latest
+        try:
+            restored = self._checkpointer.load_checkpointables(
+                step, {"state": abstract_state, "data": data}
+            )
+        # Orbax and TensorStore report damage through many types.
+        except Exception as error:
+            raise InputError(
+                f"the checkpoint of step {step} in {self.path} cannot be read ({_brief(error)}); "
+                "delete that step's directory to go on from the one before, or the whole "
+                "directory to start anew."
+            ) from error
+        return restored["state"], restored["data"]
+
+
+def abstract_of(tree: Any) -> Any:
+    """Shapes, dtypes and shardings of a tree of arrays: what a restore asks for."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def save_model(path: Path, about: dict[str, Any], params: Any) -> None:
+    """Writes a model directory, whole or not at all; an older one is replaced at the end."""
+    path = Path(path).absolute()
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    ocp.save(partial / "params", params)
+    (partial / "model.json").write_text(json.dumps(about, indent=2) + "\n")
+    if path.exists():
+        old = path.with_name(path.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+        partial.rename(path)
+        shutil.rmtree(old)
+    else:
+        partial.rename(path)
+
+
+def read_model_json(path: Path, kind: str) -> dict[str, Any]:
+    """`model.json` of a model directory that must hold a model of this kind.
+
+    Raises:
+        InputError: there is none, or it is of another kind, or it is damaged.
+    """
+    file = Path(path) / "model.json"
+    if not file.is_file():
+        raise InputError(
+            f"there is no {kind} at {path} (no model.json); train or convert one first, or give "
+            "the directory of one."
+        )
+    try:
+        about = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file} is damaged ({error}); write the {kind} again.") from error
+    if about.get("kind") != kind:
+        raise InputError(f"{path} holds a {about.get('kind')}, not a {kind}.")
+    return about
+
+
+def load_params(path: Path, abstract: Any, shardings: Any) -> Any:
+    """Parameters of a model directory.
+
+    Args:
+        path: model directory.
+        abstract: (boxed) abstract parameters, from `jax.eval_shape`.
+        shardings: tree of their shardings.
+
+    Raises:
+        InputError: the parameters are damaged, incomplete or of another shape.
+    """
+    path = Path(path).absolute()
+    abstract = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        nn.unbox(abstract),
+        shardings,
+    )
+    try:
+        return ocp.load(path / "params", abstract)
+    # Orbax and TensorStore report damage through many types.
+    except Exception as error:
+        raise InputError(
+            f"the parameters in {path} cannot be read ({_brief(error)}); they are truncated or "
+            "belong to another model: write them again."
+        ) from error
+
+
+def fingerprint(about: dict[str, Any], params: Any) -> str:
+    """16 hex digits that change with any parameter or setting of a model."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}"

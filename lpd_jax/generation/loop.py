@@ -1,0 +1,153 @@
+"""The decoding loop: from labels and orders to codes in one XLA program (paper section 3.1).
+
+Each step is one pass through the decoder: the tokens of the last group enter the cache as context
+while the queries of the next group are answered. The first pass holds the class, any known tokens,
+and the queries of the first group.
+
+Dims: B batch, N image tokens, M tokens to be generated, G padded group, C context places,
+Q query places, P cached places.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lpd_jax.generation.plan import Plan, Segment
+from lpd_jax.generation.sampling import SamplingRule, guidance_scale, guide, sample
+from lpd_jax.models.decoder import Cache, Decoder
+
+Draw = Callable[..., jax.Array]
+
+
+def generate_codes(
+    decoder: Decoder,
+    params,
+    labels: jax.Array,
+    orders: jax.Array,
+    keys: jax.Array,
+    plan: Plan,
+    rule: SamplingRule,
+    known: tuple[jax.Array, jax.Array] | None = None,
+    draw: Draw = sample,
+) -> jax.Array:
+    """Generates tokens in the given orders; pure, to be called under `jax.jit`.
+
+    Args:
+        decoder: the network; its config says N.
+        params: its parameters.
+        labels: int32 [B] in 0..num_classes (the last generates without a class).
+        orders: int32 [B, M], generation position -> raster index.
+        keys: typed keys [B], one per image.
+        plan: group sizes and how steps are padded; static.
+        rule: guidance and sampling.
+        known: None, or known codes and their raster positions, each int32 [B, num_known].
+        draw: from guided logits float32 [B, G, V] to codes int32 [B, G]; like `sampling.sample`.
+
+    Returns:
+        int32 [B, M], the generated codes in the order of generation.
+    """
+    run = _Run(decoder, params, plan, rule, keys, draw)
+    overhang = max([plan.group_sizes[0], *(s.query_width for s in plan.segments)])
+    orders = jnp.pad(orders, [(0, 0), (0, overhang)])
+    tokens = jnp.zeros_like(orders)
+    tokens, cache = run.prefill(labels, orders, tokens, known)
+    for segment in plan.segments:
+        step = functools.partial(run.step, segment, orders)
+        xs = {
+            "start": plan.starts[segment.first : segment.last],
+            "size": np.int32(plan.group_sizes[segment.first : segment.last]),
+            "last_start": plan.starts[segment.first - 1 : segment.last - 1],
+            "last_size": np.int32(plan.group_sizes[segment.first - 1 : segment.last - 1]),
+        }
+        (tokens, cache), _ = jax.lax.scan(step, (tokens, cache), xs)
+    return tokens[:, : plan.num_generated]
+
+
+def to_raster(codes: jax.Array, orders: jax.Array, num_tokens: int) -> jax.Array:
+    """Codes int32 [B, M] at raster indices int32 [B, M] -> int32 [B, N], zero elsewhere."""
+    raster = jnp.zeros((codes.shape[0], num_tokens), codes.dtype)
+    return jax.vmap(lambda row, order, code: row.at[order].set(code))(raster, orders, codes)
+
+
+class _Run:
+    """The pieces of one generation, with what all steps share bound."""
+
+    def __init__(self, decoder: Decoder, params, plan: Plan, rule: SamplingRule, keys, draw: Draw):
+        self.apply = functools.partial(decoder.apply, {"params": params})
+        self.config, self.plan, self.rule = decoder.config, plan, rule
+        self.draw = functools.partial(draw, keys=keys, rule=rule)
+
+    def branches(self, x: jax.Array) -> jax.Array:
+        """Repeats rows for the guided and the unguided branch, which lie side by side."""
+        return x if self.rule.guidance is None else jnp.repeat(x, 2, axis=0)
+
+    def prefill(self, labels, orders, tokens, known) -> tuple[jax.Array, Cache]:
+        """First pass: class and known tokens as context, the first group as queries."""
+        size = self.plan.group_sizes[0]
+        if self.rule.guidance is not None:
+            no_class = jnp.full_like(labels, self.config.num_classes)
+            labels = jnp.stack([labels, no_class], axis=1).reshape(-1)
+        context = self.apply(labels, method="embed_class")
+        if known is not None:
+            codes, positions = map(self.branches, known)
+            embedded = self.apply(codes, positions, method="embed_codes")
+            context = jnp.concatenate([context, embedded], axis=1)
+        queries = self.apply(self.branches(orders[:, :size]), method="embed_queries")
+        places = jnp.arange(context.shape[1] + size)
+        is_query = places >= context.shape[1]
+        visible = is_query[:, None] | ~is_query[None, :]
+        answer = self.apply(context, queries, visible[None], method="step")
+        tokens = self._draw(answer.logits, tokens, jnp.int32(0))
+        rest = self.plan.cache_length - context.shape[1]
+        cache = tuple(
+            jnp.pad(x, [(0, 0), (0, 0), (0, rest), (0, 0), (0, 0)]) for x in answer.context
+        )
+        return tokens, cache
+
+    def step(self, segment: Segment, orders, carry, at) -> tuple[tuple[jax.Array, Cache], None]:
+        """One later pass: the last group becomes context, the next group is answered."""
+        tokens, cache = carry
+        cached = 1 + self.plan.num_known + at["last_start"]
+        last = functools.partial(
+            jax.lax.dynamic_slice_in_dim,
+            start_index=at["last_start"],
+            slice_size=segment.context_width,
+            axis=1,
+        )
+        asked = jax.lax.dynamic_slice_in_dim(orders, at["start"], segment.query_width, axis=1)
+        context = self.apply(
+            self.branches(last(tokens)), self.branches(last(orders)), method="embed_codes"
+        )
+        queries = self.apply(self.branches(asked), method="embed_queries")
+
+        context_column = jnp.arange(segment.context_width) < at["last_size"]
+        query_column = jnp.arange(segment.query_width) < at["size"]
+        is_query = jnp.arange(segment.context_width + segment.query_width) >= segment.context_width
+        columns = jnp.concatenate([context_column, query_column])
+        visible = columns[None, :] & (is_query[:, None] | ~is_query[None, :])
+        prefix = tuple(x[:, :, : segment.cache_length] for x in cache)
+        in_cache = jnp.arange(segment.cache_length) < cached
+
+        answer = self.apply(
+            context, queries, visible[None], prefix, in_cache[None, None], method="step"
+        )
+        cache = tuple(
+            jax.lax.dynamic_update_slice_in_dim(whole, new, cached, axis=2)
+            for whole, new in zip(cache, answer.context, strict=True)
+        )
+        return (self._draw(answer.logits, tokens, at["start"]), cache), None
+
+    def _draw(self, logits, tokens, start) -> jax.Array:
+        """Samples a (padded) group and writes it; the overhang is overwritten by the next."""
+        positions = start + jnp.arange(logits.shape[1])
+        if self.rule.guidance is not None:
+            # Known tokens count as generated, so that the scale is that of a whole generation.
+            scale = guidance_scale(
+                self.rule, self.plan.num_known + positions, self.config.num_tokens
+            )
+            logits = guide(logits[0::2], logits[1::2], scale)
+        drawn = self.draw(logits, positions=positions)
+        return jax.lax.dynamic_update_slice_in_dim(tokens, drawn, start, axis=1)

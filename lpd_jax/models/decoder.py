@@ -1,0 +1,317 @@
+"""The flexible parallelised autoregressive decoder (paper section 3.1; official `models/lpd.py`).
+
+One pass sees a run of *context* (generated tokens, the class first of all) and a run of *queries*
+(a learned vector plus the embedding of the position that it asks for). Every query of a group sees
+the context and its group; nobody else sees a query. Training is one pass over the whole image,
+generation is one pass per step on top of a cache of context keys and values.
+
+Dims: B batch, N image tokens, C context places, Q query places, P cached places, D width,
+H heads, K head width, F hidden width of the MLP, V codes, L layers.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lpd_jax.errors import InputError
+from lpd_jax.models.attention import Keys, attend
+
+Cache = tuple[jax.Array, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """Shape and arithmetic of a decoder.
+
+    Attributes:
+        grid: rows and columns of codes; N is their product.
+        vocab_size: V, codes of the tokenizer.
+        num_classes: classes; the label `num_classes` itself is "no class" (guidance).
+        width, depth, heads: D, L, H. The head width is D / H.
+        mlp_ratio: F / D.
+        dropout: rate after the attention projection and at both places of the MLP, in [0, 1).
+        norm_eps: epsilon of every LayerNorm.
+        dtype: of matrix products ("float32" or "bfloat16"); parameters, the residual stream,
+            norms, softmax and logits are float32 either way.
+        remat: "none" keeps activations, "full" recomputes each block in the backward pass,
+            "dots" recomputes all but the matrix products.
+        unroll: layers unrolled per iteration of the loop over layers (1 compiles fastest).
+    """
+
+    grid: tuple[int, int] = (16, 16)
+    vocab_size: int = 16384
+    num_classes: int = 1000
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    dropout: float = 0.1
+    norm_eps: float = 1e-6
+    dtype: str = "float32"
+    remat: str = "none"
+    unroll: int = 1
+
+    def __post_init__(self):
+        object.__setattr__(self, "grid", tuple(self.grid))
+        if self.width % self.heads:
+            raise InputError(
+                f"decoder.width={self.width} is not a multiple of decoder.heads={self.heads}; "
+                "change one of them."
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise InputError(f"decoder.dtype={self.dtype!r} must be 'float32' or 'bfloat16'.")
+        if self.remat not in ("none", "full", "dots"):
+            raise InputError(f"decoder.remat={self.remat!r} must be 'none', 'full' or 'dots'.")
+
+    @property
+    def num_tokens(self) -> int:
+        """N, tokens of an image."""
+        return self.grid[0] * self.grid[1]
+
+
+class Pass(NamedTuple):
+    """What one pass through the decoder gives: logits of the queries, keys/values of the context.
+
+    Attributes:
+        logits: float32 [B, Q, V].
+        context: None, or the pair (keys, values), each [L, B, C, H, K], to be put in the cache.
+    """
+
+    logits: jax.Array
+    context: Cache | None
+
+
+def training_mask(step_of: jax.Array) -> jax.Array:
+    """Who sees whom when a whole image is trained at once (official `models/mask.py`).
+
+    The class is context of step -1. A context token sees context of its own and earlier steps, a
+    query sees context of earlier steps and the queries of its own step.
+
+    Args:
+        step_of: int32 [..., N], group number of the i-th generated token, non-decreasing.
+
+    Returns:
+        bool [..., 1+2N, 1+2N]; rows ask, columns are seen; class, context, then queries.
+    """
+    first = jnp.full((*step_of.shape[:-1], 1), -1, step_of.dtype)
+    context = jnp.concatenate([first, step_of], axis=-1)
+    columns = context[..., None, :]
+    context_sees = context[..., :, None] >= columns
+    query_sees = step_of[..., :, None] > columns
+    own_group = step_of[..., :, None] == step_of[..., None, :]
+    nobody = jnp.zeros((*context_sees.shape[:-1], step_of.shape[-1]), bool)
+    return jnp.concatenate(
+        [
+            jnp.concatenate([context_sees, nobody], axis=-1),
+            jnp.concatenate([query_sees, own_group], axis=-1),
+        ],
+        axis=-2,
+    )
+
+
+def _logical(init, *axes):
+    return nn.with_logical_partitioning(init, axes)
+
+
+_XAVIER = nn.initializers.xavier_uniform()
+_NORMAL = nn.initializers.normal(0.02)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention, then a GELU MLP (official `models/block.py`)."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        cache: Cache | None,
+        visible: jax.Array,
+        cache_visible: jax.Array | None,
+        num_kept: int,
+        deterministic: bool,
+    ) -> tuple[jax.Array, Cache | None]:
+        """Transforms x [B, C+Q, D]; also returns keys and values of its first `num_kept` places."""
+        c = self.config
+        dense = functools.partial(nn.DenseGeneral, dtype=c.dtype)
+        norm = functools.partial(
+            nn.LayerNorm,
+            epsilon=c.norm_eps,
+            # The one-pass variance E[x^2] - E[x]^2 cancels where the mean is large.
+            use_fast_variance=False,
+            scale_init=_logical(nn.initializers.ones, "embed"),
+            bias_init=_logical(nn.initializers.zeros, "embed"),
+        )
+        drop = nn.Dropout(c.dropout, deterministic=deterministic)
+        zeros = nn.initializers.zeros
+
+        qkv = dense(
+            (3, c.heads, c.width // c.heads),
+            kernel_init=_logical(_XAVIER, "embed", None, "heads", "head_width"),
+            bias_init=_logical(zeros, None, "heads", "head_width"),
+            name="qkv",
+        )(norm(name="norm1")(x))
+        query, key, value = (qkv[..., i, :, :] for i in range(3))
+        parts = [Keys(key, value, visible)]
+        if cache is not None:
+            parts.insert(0, Keys(*cache, cache_visible))
+        answer = dense(
+            c.width,
+            axis=(-2, -1),
+            kernel_init=_logical(_XAVIER, "heads", "head_width", "embed"),
+            bias_init=_logical(zeros, "embed"),
+            name="proj",
+        )(attend(query, parts))
+        x = x + drop(answer)
+
+        hidden = dense(
+            round(c.width * c.mlp_ratio),
+            kernel_init=_logical(_XAVIER, "embed", "mlp"),
+            bias_init=_logical(zeros, "mlp"),
+            name="up",
+        )(norm(name="norm2")(x))
+        hidden = drop(nn.gelu(hidden, approximate=False))
+        hidden = dense(
+            c.width,
+            kernel_init=_logical(_XAVIER, "mlp", "embed"),
+            bias_init=_logical(zeros, "embed"),
+            name="down",
+        )(hidden)
+        x = nn.with_logical_constraint(x + drop(hidden), ("batch", "length", "embed_act"))
+        return x, (key[:, :num_kept], value[:, :num_kept]) if num_kept else None
+
+
+_REMAT_POLICY = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+
+
+class Decoder(nn.Module):
+    """Codes, classes and positions in; logits over codes out."""
+
+    config: DecoderConfig
+
+    def setup(self):
+        c = self.config
+        embed = functools.partial(
+            nn.Embed, features=c.width, embedding_init=_logical(_NORMAL, "vocab", "embed")
+        )
+        self.token_embed = embed(c.vocab_size)
+        self.class_embed = nn.Embed(
+            c.num_classes, c.width, embedding_init=_logical(_NORMAL, None, "embed")
+        )
+        self.pos_embed = self.param(
+            "pos_embed", _logical(_NORMAL, None, "embed"), (1 + c.num_tokens, c.width)
+        )
+        self.null_class = self.param("null_class", _logical(_NORMAL, "embed"), (c.width,))
+        self.query = self.param("query", _logical(_NORMAL, "embed"), (c.width,))
+        norm = functools.partial(
+            nn.LayerNorm,
+            epsilon=c.norm_eps,
+            use_fast_variance=False,
+            scale_init=_logical(nn.initializers.ones, "embed"),
+            bias_init=_logical(nn.initializers.zeros, "embed"),
+        )
+        # The embedding norm keeps 1e-6 whatever the blocks use: so does the official code.
+        self.embed_norm = norm(epsilon=1e-6)
+        self.norm = norm()
+        block = Block
+        if c.remat != "none":
+            block = nn.remat(
+                Block, prevent_cse=False, static_argnums=(5, 6), policy=_REMAT_POLICY[c.remat]
+            )
+        self.blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+            length=c.depth,
+            unroll=c.unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(c)
+        self.head = nn.Dense(
+            c.vocab_size,
+            use_bias=False,
+            dtype=c.dtype,
+            kernel_init=_logical(_XAVIER, "embed", "vocab"),
+            dot_general=functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32),
+        )
+
+    def embed_class(self, labels: jax.Array) -> jax.Array:
+        """Labels int32 [B] in 0..num_classes (the last is "no class") -> context [B, 1, D]."""
+        no_class = labels[:, None] == self.config.num_classes
+        embedding = jnp.where(no_class, self.null_class, self.class_embed(labels))
+        return self.embed_norm(embedding + self.pos_embed[0])[:, None]
+
+    def embed_codes(self, codes: jax.Array, positions: jax.Array) -> jax.Array:
+        """Codes int32 [B, C] at raster positions int32 [B, C] -> context [B, C, D]."""
+        return self.embed_norm(self.token_embed(codes) + self.pos_embed[1 + positions])
+
+    def embed_queries(self, positions: jax.Array) -> jax.Array:
+        """Raster positions int32 [B, Q] -> queries [B, Q, D]."""
+        return self.embed_norm(self.query + self.pos_embed[1 + positions])
+
+    def step(
+        self,
+        context: jax.Array,
+        queries: jax.Array,
+        visible: jax.Array,
+        cache: Cache | None = None,
+        cache_visible: jax.Array | None = None,
+        *,
+        keep: bool = True,
+        train: bool = False,
+    ) -> Pass:
+        """One pass: new context and queries, on top of what the cache holds.
+
+        Args:
+            context: [B, C, D] from `embed_class` and `embed_codes`.
+            queries: [B, Q, D] from `embed_queries`.
+            visible: bool, broadcastable to [B, C+Q, C+Q]: which new place a row may see.
+            cache: keys and values, each [L, B, P, H, K], or None.
+            cache_visible: bool, broadcastable to [B, C+Q, P].
+            keep: return the keys and values of the new context.
+            train: apply dropout (needs a "dropout" rng).
+        """
+        num_context = context.shape[1]
+        x = jnp.concatenate([context, queries], axis=1)
+        x = nn.with_logical_constraint(x, ("batch", "length", "embed_act"))
+        x, kept = self.blocks(
+            x, cache, visible, cache_visible, num_context if keep else 0, not train
+        )
+        return Pass(self.head(self.norm(x[:, num_context:])), kept)
+
+    def __call__(
+        self,
+        codes: jax.Array,
+        labels: jax.Array,
+        order: jax.Array,
+        step_of: jax.Array,
+        *,
+        train: bool = False,
+    ) -> jax.Array:
+        """Teacher-forced logits of all tokens, in the order of generation.
+
+        The official code leaves out the context tokens of the last group; nobody sees them, so
+        that carrying them changes no output and makes the shape the same for every schedule.
+
+        Args:
+            codes: int32 [B, N] in raster order.
+            labels: int32 [B] in 0..num_classes; `num_classes` stands for a dropped label.
+            order: int32 [B, N], generation position -> raster index.
+            step_of: int32 [N] or [B, N], group number of the i-th generated token.
+            train: apply dropout.
+
+        Returns:
+            float32 [B, N, V]; entry i is about the token at raster index `order[:, i]`.
+        """
+        generated = jnp.take_along_axis(codes, order, axis=1)
+        context = jnp.concatenate(
+            [self.embed_class(labels), self.embed_codes(generated, order)], axis=1
+        )
+        queries = self.embed_queries(order)
+        visible = training_mask(step_of)
+        return self.step(context, queries, visible, keep=False, train=train).logits

@@ -1,0 +1,122 @@
+"""From config sections to the typed values that everything below this floor takes."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from lpd_jax import parallel
+from lpd_jax.data import sources
+from lpd_jax.errors import InputError
+from lpd_jax.generation import groups, orders
+from lpd_jax.generation.sampling import SamplingRule, sampling_rule
+from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
+from lpd_jax.sampler import Sampler
+from lpd_jax.training.loop import LoopConfig
+from lpd_jax.training.optimizer import OptimizerConfig
+
+
+def images(config: ConfigDict, split: str):
+    """The image source named by `config.source`."""
+    match config.source:
+        case "digits":
+            return sources.Digits(split, config.size)
+        case "folder":
+            return sources.Folder(config.path, split, config.size)
+        case "tfds":
+            return sources.TfdsImages(config.path, split, config.size)
+    raise InputError(f"data.source={config.source!r} must be 'digits', 'folder' or 'tfds'.")
+
+
+def mesh(config: ConfigDict) -> jax.sharding.Mesh:
+    """The device mesh of `config.mesh`."""
+    return parallel.make_mesh(parallel.MeshConfig(**config.mesh))
+
+
+def rules(config: ConfigDict) -> parallel.Rules:
+    """Logical axis rules: the default ones, with those of `config.rules` in their place."""
+    chosen = dict(parallel.RULES) | {
+        k: tuple(v) if isinstance(v, list) else v for k, v in config.get("rules", {}).items()
+    }
+    return tuple(chosen.items())
+
+
+def loop(config: ConfigDict) -> LoopConfig:
+    """The fields of a training section that say how long and how often."""
+    return LoopConfig(**_pick(LoopConfig, config))
+
+
+def optimizer(config: ConfigDict) -> OptimizerConfig:
+    """The fields of a training section that AdamW takes."""
+    return OptimizerConfig(**_pick(OptimizerConfig, config))
+
+
+def tokenizer(config: ConfigDict) -> Tokenizer:
+    """A tokenizer of the shape in `config.tokenizer`."""
+    return Tokenizer(TokenizerConfig(**config.tokenizer))
+
+
+def group_sizes(config: ConfigDict, num_tokens: int) -> tuple[int, ...]:
+    """Group sizes of a section with `group_sizes` (given) or `steps` and `group_schedule`."""
+    if config.group_sizes:
+        groups.check_group_sizes(tuple(config.group_sizes), num_tokens)
+        return tuple(config.group_sizes)
+    return groups.group_sizes(num_tokens, config.steps, config.group_schedule)
+
+
+def order(config: ConfigDict):
+    """The generation order named by `config.order`, with the thresholds of its section."""
+    match config.order:
+        case "locality":
+            return orders.LocalityAware(
+                jnp.float32(config.proximity), jnp.float32(config.repulsion)
+            )
+        case "near":
+            return orders.NearContext()
+        case "spread":
+            return orders.SpreadOnly()
+        case "random":
+            return orders.Random()
+        case "raster":
+            return orders.Raster()
+        case "halton":
+            return orders.Halton()
+        case "wavefront":
+            return orders.Wavefront()
+        case "staggered":
+            return orders.StaggeredRows()
+        case "regions":
+            return orders.RegionParallel()
+    raise InputError(
+        f"order={config.order!r} must be 'locality', 'near', 'spread', 'random', 'raster', "
+        "'halton', 'wavefront', 'staggered' or 'regions'."
+    )
+
+
+def sampling(config: ConfigDict) -> SamplingRule:
+    """Guidance and sampling of `config.sample`."""
+    return sampling_rule(**{f.name: config[f.name] for f in dataclasses.fields(SamplingRule)})
+
+
+def sampler(config: ConfigDict, workdir: Path) -> Sampler:
+    """The sampler of the models in `workdir` (or in `config.checkpoint`, when that is given)."""
+    return Sampler.load(config.checkpoint or workdir, mesh(config), rules(config))
+
+
+def steps_of(config: ConfigDict, num_tokens: int) -> np.ndarray:
+    """int32 [R, N]: step of each generated token, for the schedules that training draws from."""
+    return np.stack(
+        [
+            groups.step_of(groups.group_sizes(num_tokens, steps, config.group_schedule))
+            for steps in config.schedules
+        ]
+    )
+
+
+def _pick(kind: type, config: ConfigDict) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in config.items() if name in names}

@@ -1,0 +1,85 @@
+"""Task: turns images into codes, once, so that the decoder trains without the tokenizer."""
+
+import logging
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from lpd_jax.data import codes as code_dataset
+from lpd_jax.data import pipeline
+from lpd_jax.errors import InputError
+from lpd_jax.models.tokenizer import Tokenizer
+from lpd_jax.tasks import build
+from lpd_jax.tasks.workdir import claim, timed
+from lpd_jax.trained import load_tokenizer
+
+_LOG = logging.getLogger(__name__)
+
+
+def run(config: ConfigDict, workdir: str | Path) -> Path:
+    """Writes (or completes) the code dataset in `workdir/codes`; returns its path."""
+    workdir = Path(workdir)
+    network, params, about = load_tokenizer(workdir / "tokenizer/model", build.mesh(config))
+    if config.data.size % network.config.stride:
+        raise InputError(
+            f"data.size={config.data.size} is not a multiple of {network.config.stride}, the "
+            "stride of the tokenizer; change data.size."
+        )
+    sources = {split: build.images(config.data, split) for split in ("train", "heldout")}
+    side = config.data.size // network.config.stride
+    identity = {"fingerprint": about["fingerprint"], "config": about["config"]}
+    spec = code_dataset.CodesSpec(
+        tokenizer=identity,
+        grid=(side, side),
+        codebook_size=network.config.codebook_size,
+        views=2 if config.data.flip else 1,
+        class_names=sources["train"].class_names,
+        split_sizes={split: len(source) for split, source in sources.items()},
+        shard_size=config.encode.shard_size,
+    )
+    claim(workdir / "codes", {"data": config.data, "tokenizer": about["fingerprint"]})
+    missing = code_dataset.missing_shards(workdir / "codes", spec)
+    if missing:
+        with timed(workdir, "encode"):
+            _write(config, workdir / "codes", network, params, spec, sources, missing)
+    return workdir / "codes"
+
+
+def _write(config, path: Path, network: Tokenizer, params, spec, sources, missing) -> None:
+    encode = _encoder(network, params, spec.views)
+    size = config.encode.batch_size
+    total = sum(shard.stop - shard.start for shard in missing)
+    with tqdm(total=total, desc="encode", unit="image", dynamic_ncols=True) as bar:
+        for shard in missing:
+            records = grain.MapDataset.source(sources[shard.split])[shard.start : shard.stop]
+            read = grain.ReadOptions(num_threads=16, prefetch_buffer_size=2 * size)
+            codes, labels = [], []
+            for batch in records.to_iter_dataset(read).batch(size, drop_remainder=False):
+                count = len(batch["label"])
+                # The last batch is filled up, so that one shape is compiled.
+                filled = np.resize(batch["image"], (size, *batch["image"].shape[1:]))
+                codes.append(encode(filled)[:count])
+                labels.append(batch["label"])
+                bar.update(count)
+            code_dataset.write_shard(
+                path, spec, shard, np.concatenate(codes), np.concatenate(labels)
+            )
+    code_dataset.finalize(path, spec)
+    _LOG.info("encode: %d images in %s", total, path)
+
+
+def _encoder(network: Tokenizer, params, views: int):
+    """uint8 [B, S, S, 3] -> int32 [B, V, N]."""
+
+    @jax.jit
+    def encode(params, images):
+        images = pipeline.to_unit(images)
+        flipped = [images, images[:, :, ::-1]][:views]
+        codes = [network.apply({"params": params}, view, method="encode") for view in flipped]
+        return jax.numpy.stack(codes, axis=1)
+
+    return lambda images: np.asarray(encode(params, images))

@@ -1,0 +1,132 @@
+"""Task: judges generated images against real ones, without any downloaded network."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from lpd_jax.evaluation import classifier, pixels, report
+from lpd_jax.sampler import Sampler
+from lpd_jax.tasks import build
+from lpd_jax.tasks.workdir import claim, plain, read_json, read_seconds, timed
+from lpd_jax.viz import images as pictures
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Writes `workdir/report/report.{json,md,html}`; returns the report."""
+    workdir = Path(workdir)
+    tokenizer_figures = read_json(
+        workdir / "tokenizer/figures.json",
+        f"there are no figures of a tokenizer in {workdir}; run train_tokenizer first.",
+    )
+    sampler = build.sampler(config, workdir)
+    directory = workdir / "report"
+    directory.mkdir(parents=True, exist_ok=True)
+    with timed(workdir, "evaluate"):
+        figures, images = _judge(config, sampler, directory)
+    full = {
+        "tokenizer": tokenizer_figures,
+        **figures,
+        "seconds": read_seconds(workdir),
+        "device": f"{jax.devices()[0].device_kind} x {jax.device_count()} ({platform.machine()})",
+        "versions": {name: metadata.version(name) for name in ("jax", "flax", "optax", "numpy")},
+        "seed": config.seed,
+    }
+    if jax.process_index() == 0:
+        sheet = directory / "generated.png"
+        pictures.save_png(pictures.grid(images[:100], 20, max(1, 64 // images.shape[1])), sheet)
+        report.write_report(directory, full, _pictures(workdir, sheet))
+    return full
+
+
+def _judge(config: ConfigDict, sampler: Sampler, directory: Path) -> tuple[dict, np.ndarray]:
+    """Figures of the classifier, of images in `evaluate.steps` steps and of one code per step."""
+    train, heldout = (_load(build.images(config.data, s)) for s in ("train", "heldout"))
+    judge = classifier.fit_classifier(*train)
+    labels = heldout[1]
+    num_tokens = sampler.decoder.config.num_tokens
+    images = {
+        steps: _generate(config, sampler, labels, steps, directory)
+        for steps in (config.evaluate.steps, num_tokens)
+    }
+    few, full = images[config.evaluate.steps], images[num_tokens]
+    gray = {
+        "train": pixels.gray(train[0]),
+        "heldout": pixels.gray(heldout[0]),
+        "few": pixels.gray(few),
+        "full": pixels.gray(full),
+    }
+    real = np.concatenate([gray["train"], gray["heldout"]])
+    size = min(len(few), len(real) // 2)
+    figures = {
+        "classifier": {"heldout_accuracy": judge.accuracy(*heldout)},
+        "samples": {
+            "steps": config.evaluate.steps,
+            "count": len(labels),
+            "class_accuracy": judge.accuracy(few, labels),
+            "class_accuracy_full_steps": judge.accuracy(full, labels),
+            "frechet": pixels.frechet_distance(gray["few"], gray["heldout"], size),
+            "frechet_full_steps": pixels.frechet_distance(gray["full"], gray["heldout"], size),
+            "near_copies": pixels.near_copies(gray["few"], gray["train"]),
+            "near_copies_heldout": pixels.near_copies(gray["heldout"], gray["train"]),
+            "settings": plain(config.sample),
+        },
+        "frechet_floor": pixels.frechet_floor(real, size),
+    }
+    return figures, few
+
+
+def _generate(
+    config: ConfigDict, sampler: Sampler, labels: np.ndarray, steps: int, directory: Path
+) -> np.ndarray:
+    """One image per held-out image, of its class; made once for each set of settings."""
+    section = config.sample.copy_and_resolve_references()
+    section.update(steps=steps, group_sizes=(), labels=(), count=len(labels))
+    settings = {"seed": config.seed, "sample": section, "checkpoint": config.checkpoint}
+    cache = claim(directory / f"{steps}steps", settings) / "images.npz"
+    if not cache.is_file():
+        samples = sampler.sample(
+            labels,
+            build.group_sizes(section, sampler.decoder.config.num_tokens),
+            build.order(section),
+            build.sampling(section),
+            seed=config.seed,
+            batch_size=section.batch_size,
+            segments=section.segments,
+            progress=jax.process_index() == 0,
+        )
+        partial = cache.with_name(".images.npz")
+        np.savez_compressed(partial, images=samples.images, codes=samples.codes)
+        partial.rename(cache)
+    return np.load(cache)["images"]
+
+
+def _load(source) -> tuple[np.ndarray, np.ndarray]:
+    """All images uint8 [M, S, S, 3] and labels int [M] of a source."""
+    batch = next(iter(grain.MapDataset.source(source).batch(len(source))))
+    return batch["image"], batch["label"]
+
+
+def _pictures(workdir: Path, sheet: Path) -> dict[str, Path]:
+    """Caption -> picture, for those that exist."""
+    newest = sorted((workdir / "samples").glob("*/samples.png"), key=lambda f: f.stat().st_mtime)
+    found = {"Generated images": sheet}
+    if newest:
+        found |= {
+            "One of each class": newest[-1],
+            "How they appear, step by step": newest[-1].with_name("strip.png"),
+            "The same, animated": newest[-1].with_name("generation.gif"),
+            "Order of generation": newest[-1].with_name("order.png"),
+        }
+    found |= {
+        "Training of the decoder": workdir / "decoder/curves.png",
+        "Held-out images and what the tokenizer makes of them": workdir
+        / "tokenizer/reconstructions.png",
+        "Training of the tokenizer": workdir / "tokenizer/curves.png",
+        "Use of the codebook": workdir / "tokenizer/codebook.png",
+    }
+    return {caption: file for caption, file in found.items() if file.is_file()}

@@ -1,0 +1,21 @@
+"""Task: the whole chain, from images to a report. The only task that runs others."""
+
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from lpd_jax.evaluation import report
+from lpd_jax.tasks import encode, evaluate, sample, train, train_tokenizer
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Runs every task that is not yet done in `workdir`; returns the report."""
+    train_tokenizer.run(config, workdir)
+    encode.run(config, workdir)
+    train.run(config, workdir)
+    sample.run(config, workdir)
+    figures = evaluate.run(config, workdir)
+    if jax.process_index() == 0:
+        print(f"\n{report.table(figures)}\n\nreport: {Path(workdir) / 'report/report.html'}")
+    return figures

@@ -1,0 +1,150 @@
+"""Task: trains the decoder on codes, with the paper's scheme (section 3.1)."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from lpd_jax import checkpoint, parallel
+from lpd_jax.data import codes as code_dataset
+from lpd_jax.data import pipeline
+from lpd_jax.data.sources import Arrays
+from lpd_jax.errors import InputError
+from lpd_jax.metrics import Writer, read_rows
+from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.tasks import build
+from lpd_jax.tasks.workdir import claim, plain, timed, write_json
+from lpd_jax.trained import init_decoder, load_decoder
+from lpd_jax.training.loop import fit
+from lpd_jax.training.objectives import decoder_loss
+from lpd_jax.training.optimizer import learning_rate, make_optimizer
+from lpd_jax.training.state import init_state, make_train_step
+from lpd_jax.viz import plots
+
+_LOG = logging.getLogger(__name__)
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+    """Trains (or goes on training) in `workdir/decoder`; returns its figures."""
+    workdir = Path(workdir)
+    spec = code_dataset.read_spec(workdir / "codes")
+    directory = claim(
+        workdir / "decoder",
+        {
+            "seed": config.seed,
+            "decoder": config.decoder,
+            "train": config.train,
+            "tokenizer": spec.tokenizer["fingerprint"],
+        },
+    )
+    if not 0 <= config.train.label_drop < 1:
+        raise InputError(f"train.label_drop={config.train.label_drop} must be in [0, 1).")
+    network = Decoder(
+        DecoderConfig(
+            grid=spec.grid,
+            vocab_size=spec.codebook_size,
+            num_classes=len(spec.class_names),
+            **config.decoder,
+        )
+    )
+    if not (directory / "model/model.json").is_file():
+        with timed(workdir, "train"):
+            state = _train(config, directory, network, workdir / "codes")
+            about = {
+                "kind": "decoder",
+                "config": dataclasses.asdict(network.config),
+                "class_names": spec.class_names,
+                "label_drop": config.train.label_drop,
+                "tokenizer": spec.tokenizer["fingerprint"],
+            }
+            params = state.params if state.ema is None else state.ema
+            checkpoint.save_model(directory / "model", plain(about), params)
+    with timed(workdir, "train"):
+        return _report(config, directory, workdir / "codes")
+
+
+def _train(config: ConfigDict, directory: Path, network: Decoder, codes: Path):
+    section = config.train
+    mesh, rules = build.mesh(config), build.rules(config)
+    optimizer_config = build.optimizer(section)
+    optimizer = make_optimizer(optimizer_config)
+    key = jax.random.key(config.seed)
+
+    def init(key):
+        return init_state(init_decoder(network, key), optimizer, ema=section.ema_decay > 0)
+
+    state, shardings = parallel.born_sharded(init, mesh, rules, key)
+    loss_fn = decoder_loss(
+        network, build.steps_of(section, network.config.num_tokens), section.label_drop
+    )
+    step_fn = jax.jit(
+        make_train_step(
+            loss_fn,
+            optimizer,
+            learning_rate(optimizer_config),
+            key,
+            section.ema_decay or None,
+        ),
+        in_shardings=(shardings, parallel.batch_sharding(mesh)),
+        out_shardings=(shardings, None),
+        donate_argnums=0,
+    )
+    batches = iter(
+        pipeline.batches(
+            Arrays(code_dataset.load_codes(codes, "train")),
+            batch_size=section.batch_size,
+            seed=config.seed,
+            transform=pipeline.choose_view,
+        )
+    )
+
+    def put(batch):
+        return parallel.put_batch({k: batch[k] for k in ("codes", "label")}, mesh)
+
+    loop = build.loop(section)
+    with checkpoint.Checkpoints(directory / "checkpoints", loop.keep, loop.keep_every) as saved:
+        if saved.latest is not None:
+            state, batches = saved.restore(checkpoint.abstract_of(state), batches)
+            _LOG.info("train: going on from step %d", int(state.step))
+        with Writer(directory, int(state.step)) as writer, parallel.use(mesh, rules):
+            return fit(state, step_fn, batches, put, loop, saved, writer, "train")
+
+
+def _report(config: ConfigDict, directory: Path, codes: Path) -> dict[str, float]:
+    """Held-out loss per code for each schedule that training draws from, and the curves."""
+    mesh, rules = build.mesh(config), build.rules(config)
+    network, params, _ = load_decoder(directory / "model", mesh, rules)
+    arrays = code_dataset.load_codes(codes, "heldout")
+    size = min(config.train.batch_size, len(arrays["label"]))
+    steps_of = build.steps_of(config.train, network.config.num_tokens)
+    key = jax.random.key(config.seed)
+
+    @jax.jit
+    def loss(params, batch, step_of):
+        return decoder_loss(network, step_of[None], label_drop=0.0)(params, batch, key)[0]
+
+    def mean_loss(step_of) -> float:
+        losses = []
+        for start in range(0, len(arrays["label"]) - size + 1, size):
+            rows = slice(start, start + size)
+            batch = {"codes": arrays["codes"][rows, 0], "label": arrays["label"][rows]}
+            losses.append(loss(params, batch, step_of))
+        return float(np.mean(jax.device_get(losses)))
+
+    with parallel.use(mesh, rules):
+        figures = {
+            f"heldout_loss_{steps}_steps": mean_loss(jnp.asarray(step_of))
+            for steps, step_of in zip(config.train.schedules, steps_of, strict=True)
+        }
+    if jax.process_index() == 0:
+        write_json(directory / "figures.json", figures)
+        rows = read_rows(directory)
+        plots.curves(rows, ["loss", "accuracy", "grad_norm", "learning_rate"]).savefig(
+            directory / "curves.png"
+        )
+    _LOG.info("train: %s", figures)
+    return figures

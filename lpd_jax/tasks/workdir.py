@@ -1,0 +1,110 @@
+"""What a task owns on disk: its directory, the settings it was made with, the time it took.
+
+workdir/tokenizer/   checkpoints/ model/ pictures, metrics
+workdir/codes/       the code dataset
+workdir/decoder/     checkpoints/ model/ pictures, metrics
+workdir/samples/     one directory per set of sampling settings
+workdir/report/      report.json, report.md, report.html
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from lpd_jax.errors import InputError
+
+
+def plain(settings: Any) -> Any:
+    """Config sections, tuples and dataclasses as JSON data."""
+    if isinstance(settings, ml_collections.ConfigDict):
+        settings = settings.to_dict()
+    return json.loads(json.dumps(settings, default=vars))
+
+
+def claim(directory: Path, settings: Mapping[str, Any]) -> Path:
+    """Makes `directory` the work of these settings, or finds that it is.
+
+    Raises:
+        InputError: it cannot be written, or it is the work of other settings (named one by one).
+    """
+    directory = Path(directory)
+    wanted = plain(dict(settings))
+    file = directory / "settings.json"
+    if file.is_file():
+        found = json.loads(file.read_text())
+        if differences := _differences(found, wanted):
+            raise InputError(
+                f"{directory} was made with other settings: {'; '.join(differences)}. Give "
+                "another --workdir, or take the change back."
+            )
+        return directory
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            write_json(file, wanted)
+    except OSError as error:
+        raise InputError(
+            f"workdir {directory} cannot be written ({error.strerror}); give another --workdir."
+        ) from error
+    return directory
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(data, indent=2) + "\n")
+    partial.rename(path)
+
+
+def read_json(path: Path, missing: str) -> Any:
+    """Reads a file that an earlier task wrote.
+
+    Raises:
+        InputError: with the sentence `missing` when there is no such file.
+    """
+    if not path.is_file():
+        raise InputError(missing)
+    return json.loads(path.read_text())
+
+
+def digest(settings: Any) -> str:
+    """Eight hex digits that change with any setting: names of directories."""
+    text = json.dumps(plain(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@contextlib.contextmanager
+def timed(workdir: Path, task: str) -> Iterator[None]:
+    """Adds the seconds of the block to those that the task took before, in `seconds.json`."""
+    start = time.perf_counter()
+    yield
+    if jax.process_index() == 0:
+        seconds = read_seconds(workdir)
+        seconds[task] = round(seconds.get(task, 0.0) + time.perf_counter() - start, 1)
+        write_json(Path(workdir) / "seconds.json", seconds)
+
+
+def read_seconds(workdir: Path) -> dict[str, float]:
+    """Task -> seconds it took, over all its runs."""
+    file = Path(workdir) / "seconds.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _differences(found: Any, wanted: Any, path: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return [
+            line
+            for key in sorted(found.keys() | wanted.keys())
+            for line in _differences(
+                found.get(key), wanted.get(key), f"{path}.{key}" if path else key
+            )
+        ]
+    return [] if found == wanted else [f"{path} was {found!r}, now {wanted!r}"]

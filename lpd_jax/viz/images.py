@@ -1,0 +1,100 @@
+"""Grids, strips and animations of images, with Pillow.
+
+B images, S steps, H x W pixels, h x w token cells.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+GAP = 2
+LABEL_HEIGHT = 14
+
+
+def grid(
+    images: np.ndarray, columns: int, scale: int = 1, labels: Sequence[str] | None = None
+) -> Image.Image:
+    """Images side by side on white, row by row, labels above.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        columns: images in a row.
+        scale: each pixel becomes a square of `scale` pixels.
+        labels: B short texts; a row of empty ones takes no room.
+    """
+    height, width = (side * scale for side in images.shape[1:3])
+    labels = [""] * len(images) if labels is None else labels
+    starts = range(0, len(images), columns)
+    heads = [LABEL_HEIGHT * any(labels[i : i + columns]) for i in starts]
+    tops = np.cumsum([GAP] + [head + height + GAP for head in heads]).tolist()
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, tops[-1]), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(LABEL_HEIGHT - 4)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        row, column = divmod(i, columns)
+        x, y = GAP + column * (width + GAP), tops[row]
+        draw.text((x, y), label, fill="black", font=font)
+        tile = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(tile, (x, y + heads[row]))
+    return sheet
+
+
+def hide_unknown(images: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Covers the cells that are not generated yet with a gray checkerboard, one tile per cell.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        known: bool [B, h, w]; h divides H and w divides W.
+    """
+    height, width = images.shape[1] // known.shape[1], images.shape[2] // known.shape[2]
+    rows, columns = np.indices(known.shape[1:])
+    checker = np.where((rows + columns) % 2, 150, 170).astype(np.uint8)
+    visible, cover = (
+        cells.repeat(height, axis=-2).repeat(width, axis=-1)[..., None]
+        for cells in (known, checker)
+    )
+    return np.where(visible, images, cover)
+
+
+def strip(
+    frames: np.ndarray, columns: int = 10, scale: int = 1, labels: Sequence[str] | None = None
+) -> Image.Image:
+    """How images appear: one row per image, one column per step, the last step always shown.
+
+    Args:
+        frames: uint8 [S, B, H, W, 3].
+        columns: at most this many steps, evenly spread.
+        scale: see `grid`.
+        labels: S short texts, "1" to "S" by default.
+    """
+    steps = len(frames)
+    shown = np.unique(np.linspace(0, steps - 1, min(columns, steps)).round().astype(int))
+    labels = [str(step + 1) for step in range(steps)] if labels is None else labels
+    images = frames[shown].swapaxes(0, 1).reshape(-1, *frames.shape[2:])
+    heads = [labels[step] for step in shown] + [""] * (len(images) - len(shown))
+    return grid(images, len(shown), scale, heads)
+
+
+def save_png(image: Image.Image, path: str | Path) -> Path:
+    """Writes a PNG file, its directory first when absent."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, format="PNG")
+    return path
+
+
+def save_gif(frames: Sequence[Image.Image], path: str | Path, seconds: float = 0.2) -> Path:
+    """Writes an endless animation: `seconds` per frame, ten times that for the last."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pause = round(1000 * seconds)
+    frames[0].save(
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[pause] * (len(frames) - 1) + [10 * pause],
+        loop=0,
+    )
+    return path

@@ -1,0 +1,46 @@
+"""Curves and histograms as matplotlib figures; no display, no global state.
+
+`figure.savefig(path)` writes one, and a notebook shows it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], x: str = "step") -> Figure:
+    """One panel per metric against `x`.
+
+    Args:
+        rows: metrics as logged, e.g. {"step": 100, "loss": 3.2}; a row may lack some.
+        names: the metrics to draw.
+        x: the key of the horizontal axis.
+    """
+    figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
+    for axes, name in zip(np.ravel(figure.subplots(1, len(names))), names, strict=True):
+        points = [(row[x], row[name]) for row in rows if name in row]
+        axes.plot(*np.reshape(points, (-1, 2)).T)
+        axes.set(title=name, xlabel=x)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def code_histogram(counts: np.ndarray) -> Figure:
+    """How evenly a codebook is used: share of each code, most frequent first.
+
+    Args:
+        counts: int [V] occurrences, see `lpd_jax.evaluation.reconstruction.code_counts`.
+    """
+    share = np.sort(counts)[::-1] / max(1, counts.sum())
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.fill_between(np.arange(len(share)), share, step="mid")
+    axes.axhline(1 / len(share), color="black", linewidth=1, linestyle="--", label="even use")
+    axes.set(
+        title=f"{np.count_nonzero(counts)} of {len(counts)} codes used",
+        xlabel="code, by frequency",
+        ylabel="share of tokens",
+    )
+    axes.legend()
+    return figure

@@ -1,0 +1,121 @@
+import itertools
+
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from lpd_jax.data.pipeline import batches, choose_view, flip_or_not, to_uint8, to_unit
+from lpd_jax.data.sources import Arrays, Folder
+from lpd_jax.errors import InputError
+
+
+def _source(size=40):
+    return Arrays({"index": np.arange(size), "codes": np.arange(2 * size).reshape(size, 2, 1)})
+
+
+def _indices(count, **arguments):
+    arguments = {"batch_size": 8, "seed": 1, "process_index": 0, "process_count": 1} | arguments
+    stream = iter(batches(arguments.pop("source", _source()), **arguments))
+    return [batch["index"].tolist() for batch in itertools.islice(stream, count)]
+
+
+def test_every_epoch_holds_every_record_once_in_a_new_order():
+    stream = np.concatenate(_indices(15)).reshape(3, 40)
+    for epoch in stream:
+        assert sorted(epoch) == list(range(40))
+    assert not any((a == b).all() for a, b in itertools.combinations(stream, 2))
+
+
+def test_epochs_join_without_loss_when_the_batch_does_not_divide():
+    stream = np.concatenate(_indices(21, source=_source(42)))
+    for epoch in stream.reshape(4, 42):
+        assert sorted(epoch) == list(range(42))
+
+
+def test_seed_decides_the_order():
+    assert _indices(3) == _indices(3)
+    assert _indices(3) != _indices(3, seed=2)
+
+
+def test_unshuffled_epoch_is_in_order():
+    assert _indices(99, shuffle=False, num_epochs=1) == np.arange(40).reshape(5, 8).tolist()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_global_batch_does_not_depend_on_the_number_of_processes(count):
+    alone = _indices(12)
+    shares = [_indices(12, process_index=i, process_count=count) for i in range(count)]
+    for batch, *parts in zip(alone, *shares, strict=True):
+        assert all(len(part) == 8 // count for part in parts)
+        assert sorted(batch) == sorted(itertools.chain(*parts))
+
+
+def _views(process_index, process_count):
+    stream = batches(
+        _source(),
+        batch_size=8,
+        seed=3,
+        transform=choose_view,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    return {
+        (number, index): code[0]
+        for number, batch in enumerate(itertools.islice(stream, 10))
+        for index, code in zip(batch["index"], batch["codes"], strict=True)
+    }
+
+
+def test_random_views_do_not_depend_on_the_number_of_processes():
+    alone = _views(0, 1)
+    assert alone == _views(0, 2) | _views(1, 2)
+    assert {code % 2 for code in alone.values()} == {0, 1}
+    assert all(code // 2 == index for (_, index), code in alone.items())
+
+
+def test_iterator_resumes_where_it_was_saved(tmp_path):
+    dataset = batches(_source(), batch_size=8, seed=1, transform=choose_view)
+    iterator = iter(dataset)
+    for _ in range(7):
+        next(iterator)
+    ocp.save_checkpointables(tmp_path / "ckpt", {"data": iterator})
+    expected = [next(iterator) for _ in range(5)]
+    restored = ocp.load_checkpointables(tmp_path / "ckpt", {"data": iter(dataset)})["data"]
+    for want in expected:
+        got = next(restored)
+        for name in want:
+            np.testing.assert_array_equal(got[name], want[name])
+
+
+def test_error_of_a_record_reaches_the_reader(tmp_path):
+    (tmp_path / "auk").mkdir()
+    for i in range(4):
+        (tmp_path / "auk" / f"{i}.png").write_bytes(b"broken")
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        next(iter(batches(Folder(tmp_path, "all", 8), batch_size=2)))
+
+
+def test_bad_batch_sizes():
+    with pytest.raises(InputError, match="cannot be shared by 3 processes"):
+        batches(_source(), batch_size=8, process_index=0, process_count=3)
+    with pytest.raises(InputError, match="larger than the dataset"):
+        batches(_source(), batch_size=64)
+
+
+def test_flip_mirrors_half_of_the_images():
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    rng = np.random.default_rng(0)
+    flips = 0
+    for _ in range(200):
+        flipped = flip_or_not({"image": image, "label": 1}, rng)["image"]
+        flips += not (flipped == image).all()
+        assert (flipped == image).all() or (flipped == image[:, ::-1]).all()
+    assert 70 < flips < 130
+
+
+def test_pixel_ranges():
+    values = np.arange(256, dtype=np.uint8)
+    unit = to_unit(values)
+    assert unit.dtype == np.float32 and unit.min() == -1 and unit.max() == 1
+    np.testing.assert_array_equal(to_uint8(unit), values)
+    np.testing.assert_array_equal(to_uint8(np.array([-3.0, 3.0])), [0, 255])
