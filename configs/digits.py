@@ -49,17 +49,17 @@ def get_config() -> ConfigDict:
     )
     config.encode = ConfigDict({"batch_size": 64, "shard_size": 1024})
     config.decoder = ConfigDict(
-        {"width": 128, "depth": 4, "heads": 4, "dropout": 0.1, "dtype": "float32"}
+        {"width": 128, "depth": 4, "heads": 4, "dropout": 0.0, "dtype": "float32", "unroll": 4}
     )
     config.train = ConfigDict(
         {
-            "steps": 600,
+            "steps": 800,
             "batch_size": 64,
             "learning_rate": 2e-3,
             "min_learning_rate": 1e-5,
             "schedule": "constant+cosine",
             "warmup_steps": 50,
-            "decay_start": 300,
+            "decay_start": 400,
             "weight_decay": 0.02,
             "clip_norm": 3.0,
             "label_drop": 0.1,
@@ -80,9 +80,9 @@ def get_config() -> ConfigDict:
             "order": "locality",
             "proximity": 1.0,
             "repulsion": 1.0,
-            "guidance": 1.5,
+            "guidance": 1.8,
             "guidance_schedule": "linear",
-            "temperature": 1.0,
+            "temperature": 0.95,
             "top_k": 0,
             "top_p": 1.0,
             "batch_size": 90,
@@ -90,4 +90,12 @@ def get_config() -> ConfigDict:
         }
     )
     config.evaluate = ConfigDict({"steps": 10})
+    config.convert = ConfigDict(
+        {
+            "tokenizer": "",  # official files to read: .pth, .pt, .safetensors or .npz
+            "decoder": "",
+            "export_tokenizer": "",  # official files to write: .safetensors
+            "export_decoder": "",
+        }
+    )
     return config

@@ -2,4 +2,6 @@
 # The whole chain on the embedded digits: tokenizer, codes, decoder, samples, report.
 #   bash launch/quickstart.sh [--config.seed=1 ...]
 source "$(dirname "${BASH_SOURCE[0]}")/install.sh" ""
+# Large pages: XLA on CPUs allocates and frees its buffers in every step, and page faults cost a third.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 exec .venv/bin/python -m lpd_jax pipeline --config=configs/digits.py --workdir=runs/digits "$@"

@@ -4,4 +4,6 @@
 source "$(dirname "${BASH_SOURCE[0]}")/install.sh" test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+# Large pages: XLA on CPUs allocates and frees its buffers in every step, and page faults cost a third.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 exec .venv/bin/python -m pytest -n "$(nproc)" --dist worksteal "$@"

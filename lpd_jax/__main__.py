@@ -5,7 +5,9 @@ Any config field can be set after it: `--config.train.steps=1000`.
 
 import importlib
 import logging
+import os
 import pkgutil
+import re
 import sys
 
 from absl import app, flags
@@ -18,6 +20,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; fields are set by --config.section.field=value.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory that the task reads and writes.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Directory of the models to use, if not the workdir: config.checkpoint."
+)
 _NOT_TASKS = ("build", "workdir")
 TASKS = tuple(m.name for m in pkgutil.iter_modules(tasks.__path__) if m.name not in _NOT_TASKS)
 
@@ -32,16 +37,35 @@ def main(argv: list[str]) -> None:
             raise InputError(
                 f"--{name} is missing; try --config=configs/digits.py --workdir=runs/digits."
             )
-    logging.getLogger("lpd_jax").setLevel(logging.INFO)  # absl stays at warnings: Orbax talks
+    if _CHECKPOINT.value is not None:
+        _CONFIG.value.checkpoint = _CHECKPOINT.value
+    # Orbax talks at INFO through absl, so that only our own messages are raised to it.
+    logging.getLogger("lpd_jax").setLevel(logging.INFO)
     importlib.import_module(f"lpd_jax.tasks.{argv[1]}").run(_CONFIG.value, _WORKDIR.value)
 
 
 def _parse(argv: list[str]) -> list[str]:
+    """Parses flags; the config file runs here, and whatever is wrong with it is raised as it is."""
+    for path in (a.partition("=")[2].partition(":")[0] for a in argv if a.startswith("--config=")):
+        if not os.path.isfile(path):
+            raise InputError(f"there is no config file {path}; the ready ones are in configs/.")
+    sys.path.insert(0, os.getcwd())  # configs import each other, also under the `lpd` script
     try:
-        return flags.FLAGS(argv)
-    # A config file runs while flags are parsed, and whatever is wrong with it is raised as it is.
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise InputError(" ".join(str(error.args[0] if error.args else error).split())) from error
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            _CONFIG.value.keys()  # a file that could not be loaded says so only when it is used
+    except (AttributeError, KeyError) as error:
+        # ml_collections says: 'stepz' Did you mean "steps" instead of "stepz"?
+        name = re.search(r"\w+", str(error.args[0]))[0]
+        nearest = re.search(r'"(\w+)" instead', str(error.args[0]))
+        hint = f"did you mean {nearest[1]!r}?" if nearest else "the config file lists its fields."
+        raise InputError(f"the config has no field {name!r}; {hint}") from error
+    except (flags.Error, OSError, TypeError, ValueError) as error:
+        # What a config file raised comes with its traceback; the last line says what is wrong.
+        raise InputError(
+            str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        ) from error
+    return rest
 
 
 def run() -> None:

@@ -87,8 +87,8 @@ def born_sharded(init: Callable, mesh: Mesh, rules: Rules, *args):
         The unboxed tree, and the tree of its shardings.
     """
     shardings = shardings_of(jax.eval_shape(init, *args), mesh, rules)
-    with use(mesh, rules):
-        return jax.jit(lambda *a: nn.unbox(init(*a)), out_shardings=shardings)(*args), shardings
+    # Not under `use`: Linen would constrain kernels while DenseGeneral still holds them flat.
+    return jax.jit(lambda *a: nn.unbox(init(*a)), out_shardings=shardings)(*args), shardings
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,17 +1,19 @@
-"""The locality-aware order (paper section 3.3, algorithm 1; official orders/lpd_order.py).
+"""The locality-aware order (paper section 3.3 and algorithm 1; official orders/lpd_order.py).
 
-Dims: h×w grid, N = h·w cells, M generated cells, S steps. Every function works on one image; vmap
-over keys gives a batch.
+Dims: B images, h×w grid, N = h·w cells, M generated cells, S steps.
 
 One step. Every cell not generated yet is scored by the sum of 1/distance over its generated
-8-neighbours; ties are in random order. *Near* cells, whose score reaches the proximity threshold,
-are taken by score, skipping those within Chebyshev distance `repulsion` of a pick of the same step.
-If they run out, the rest is taken by farthest-point sampling: the largest distance to the nearest
-pick of this step, ties by far-before-skipped, score, random order. A step with no near cell starts
-from a uniformly random one, and the last step, which takes whatever is left, skips the sampling and
-keeps the order of the ties.
+8-neighbours; equal scores are in random order. *Near* cells, whose score reaches the proximity
+threshold, are taken by score, skipping those within Chebyshev distance `repulsion` of a pick of the
+same step. If they run out, the rest is taken by farthest-point sampling: the largest distance to
+the nearest pick of the step, ties by far before skipped, then score, then random order. A step
+without near cells starts from a uniformly random one. The last step takes whatever is left, so it
+skips the sampling and keeps the order of the ties. The first step is no exception: all its scores
+are zero, so its first cell is uniform.
 
-The first group is a step like any other: all scores are zero, so its first cell is uniform.
+The work is one pick after another, so speed is in the width of a pick. Arrays have their images
+last, where a CPU's vector units and a GPU's warps want them; a cell's claim is one uint32, so that
+a pick is a maximum and not an argmax; scores and distances are integers, so that equal is equal.
 """
 
 from typing import NamedTuple
@@ -19,9 +21,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.custom_batching import custom_vmap
 
-_NEAR = np.uint32(1 << 31)  # set in the sort key of near cells
-_SCORE_SHIFT = 25  # six bits of score below it
+from lpd_jax.errors import InputError
+
+_NEAR = np.uint32(1 << 31)  # a claim is: near (1 bit), score (6), random (25 - c), cell (c)
+_SCORE_SHIFT = 25
+_TIE_MASK = np.uint32((1 << _SCORE_SHIFT) - 1)
 
 
 class Rule(NamedTuple):
@@ -46,91 +53,153 @@ def draw(
     known: jax.Array,
     rule: Rule,
 ) -> jax.Array:
-    """One order by the rule above.
+    """One order by the rule above; under vmap, a batch of them in one vectorised loop.
 
     Args:
       key: typed PRNG key.
-      grid: (h, w), at most 2**16 cells.
+      grid: (h, w), each at most 256.
       group_sizes: S ints, sum M = number of cells not known.
       known: bool[N], cells that are context from the start.
       rule: thresholds.
 
     Returns:
       int32[M], generation position → raster index; inside a group in the order of the picks.
+
+    Raises:
+      InputError: the grid is larger than 256×256.
     """
-    h, w = grid
-    row, col = (jnp.asarray(x.ravel(), jnp.int32) for x in np.indices(grid))
-    sizes = jnp.asarray(group_sizes, jnp.int32)
-    starts = jnp.asarray(np.cumsum((0, *group_sizes[:-1])), jnp.int32)
-    near_from = _threshold(rule.proximity)
-    reach = jnp.floor(rule.repulsion).astype(jnp.int32)
-    far_away = h * h + w * w
+    if max(grid) > 256:
+        raise InputError(
+            f"A {grid[0]}x{grid[1]} grid is too large; locality-aware goes to 256x256."
+        )
+
+    @custom_vmap
+    def orders(key, known, proximity, repulsion):
+        batch = (key[None], known[None], proximity[None], repulsion[None])
+        return _draw_batch(grid, group_sizes, rule.scored, *batch)[0]
+
+    @orders.def_vmap
+    def _(size, batched, *args):
+        batch = (
+            x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+            for x, is_batched in zip(args, batched, strict=True)
+        )
+        return _draw_batch(grid, group_sizes, rule.scored, *batch), True
+
+    thresholds = (jnp.asarray(x, jnp.float32) for x in (rule.proximity, rule.repulsion))
+    return orders(key, known, *thresholds)
+
+
+def _draw_batch(grid, group_sizes, scored, keys, known, proximity, repulsion):
+    """Orders of B images: int32[B, M] from keys [B], known [B, N] and thresholds [B]."""
+    row, col = (axis.reshape(-1, 1) for axis in np.indices(grid, _distance_dtype(grid)))
+    reach = (jnp.clip(jnp.floor(repulsion), 0, max(grid)) ** 2).astype(row.dtype)
+    near_from = _near_from(proximity)
+    words = jax.vmap(lambda key: jax.random.bits(key, (len(group_sizes), 2)), out_axes=2)(keys)
+    ties = jax.vmap(lambda step_words: _tie_order(grid, step_words))(words)  # [S, N, B]
 
     def step(carry, inputs):
         order, taken = carry
-        start, size, step_key, last = inputs
-        score = _score(taken.reshape(grid)).ravel() if rule.scored else jnp.zeros(h * w, jnp.uint32)
-        sort_key, flip = _sort_key(step_key, score, near_from)
-        near = ~taken & (score >= near_from)
-        lone = (sort_key & ((1 << _SCORE_SHIFT) - 1)) * ~taken
-        seed = (lone == lone.max()) & ~near.any() & ~last
-        gap = jnp.where(last, 1, far_away + seed) * ~taken
-        open_key = jnp.where(near, sort_key, 0)
+        start, size, last, flip, tie = inputs
+        score = _score(taken, grid) if scored else jnp.zeros(taken.shape, jnp.uint32)
+        near = score >= near_from
+        claim = jnp.where(near, _NEAR, 0) | score << _SCORE_SHIFT | tie
+        gap = _initial_gap(grid, taken, near, tie, last)
+        open_claim = jnp.where(near & ~taken, claim, 0)
 
-        def pick(t, carry):
-            order, gap, open_key = carry
-            nearest = open_key.max()
-            farthest = jnp.where(gap == gap.max(), sort_key ^ _NEAR, 0).max()
-            cell = _cell(jnp.where(nearest > 0, nearest, farthest), flip, h * w)
-            dy, dx = jnp.abs(row - cell // w), jnp.abs(col - cell % w)
-            gap = jnp.minimum(gap, dy * dy + dx * dx)
-            open_key = jnp.where(jnp.maximum(dy, dx) <= jnp.maximum(reach, 0), 0, open_key)
-            return order.at[t].set(cell), gap, open_key
+        def pick(position, carry):
+            order, gap, open_claim = carry
+            nearest = open_claim.max(0)
+            chosen = lax.cond(
+                nearest.min() == 0,
+                lambda: jnp.where(nearest > 0, nearest, _farthest(gap, claim)),
+                lambda: nearest,
+            )
+            y, x = _unpack(chosen ^ flip, grid)
+            down, across = (row - y.astype(row.dtype)) ** 2, (col - x.astype(col.dtype)) ** 2
+            gap = jnp.minimum(gap, down + across)
+            open_claim = jnp.where(jnp.maximum(down, across) <= reach, 0, open_claim)
+            order = lax.dynamic_update_index_in_dim(order, y * grid[1] + x, position, 0)
+            return order, gap, open_claim
 
-        order, gap, _ = jax.lax.fori_loop(start, start + size, pick, (order, gap, open_key))
+        order, gap, _ = lax.fori_loop(start, start + size, pick, (order, gap, open_claim))
         return (order, gap == 0), None
 
-    steps = len(group_sizes)
-    order = jnp.zeros(sum(group_sizes), jnp.int32)
-    last = jnp.arange(steps) == steps - 1
-    inputs = (starts, sizes, jax.random.split(key, steps), last)
-    return jax.lax.scan(step, (order, known), inputs)[0][0]
+    starts = np.cumsum((0, *group_sizes[:-1]), dtype=np.int32)
+    last = np.arange(len(group_sizes)) == len(group_sizes) - 1
+    order = jnp.zeros((sum(group_sizes), len(keys)), jnp.int32)
+    inputs = (starts, np.asarray(group_sizes, np.int32), last, words[:, 1], ties)
+    return lax.scan(step, (order, known.T), inputs)[0][0].T
 
 
-def _score(taken: jax.Array) -> jax.Array:
-    """7·sides + 5·diagonals over the taken 8-neighbours: uint32[h, w], 0..48.
+def _score(taken: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """7·sides + 5·diagonals over the taken 8-neighbours: uint32[N, B], 0..48.
 
-    Orders and separates sides + diagonals/√2 exactly for counts up to four, without the rounding
-    that makes floats summed in another order unequal.
+    Sorts and separates sides + diagonals/√2 exactly for counts up to four, which a float sum does
+    not: it depends on the order of its terms.
     """
-    t = jnp.pad(taken.astype(jnp.uint32), 1)
+    t = jnp.pad(taken.reshape(*grid, -1).astype(jnp.uint8), ((1, 1), (1, 1), (0, 0)))
     sides = t[:-2, 1:-1] + t[2:, 1:-1] + t[1:-1, :-2] + t[1:-1, 2:]
     diagonals = t[:-2, :-2] + t[:-2, 2:] + t[2:, :-2] + t[2:, 2:]
-    return 7 * sides + 5 * diagonals
+    return (7 * sides + 5 * diagonals).reshape(taken.shape).astype(jnp.uint32)
 
 
-def _threshold(proximity: jax.Array) -> jax.Array:
-    """The smallest `_score` whose sides + diagonals/√2 reaches proximity: uint32[]; 63 if none."""
-    sides, diagonals = (np.arange(25) // 5, np.arange(25) % 5)
-    reaches = jnp.asarray(sides + diagonals / np.sqrt(2), jnp.float32) >= proximity
-    return jnp.where(reaches, jnp.asarray(7 * sides + 5 * diagonals, jnp.uint32), 63).min()
+def _near_from(proximity: jax.Array) -> jax.Array:
+    """Least `_score` whose sides + diagonals/√2 reaches each threshold: uint32[B]; 63 if none."""
+    sides, diagonals = np.indices((5, 5), np.uint32).reshape(2, 25, 1)
+    reaches = (sides + diagonals / np.sqrt(2)).astype(np.float32) >= proximity
+    return jnp.where(reaches, 7 * sides + 5 * diagonals, 63).min(0)
 
 
-def _sort_key(key: jax.Array, score: jax.Array, near_from: jax.Array):
-    """Near bit, score, random bits, cell: uint32[N], all different; and the cells' flip bits.
+def _tie_order(grid: tuple[int, int], words: jax.Array) -> jax.Array:
+    """Random bits over the cell's own bits: uint32[N, B] below 2**25, all different in an image.
 
-    Cells are stored xor a random word, so that a tie of the random bits is broken either way with
-    equal chance.
+    The random bits are a hash of the cell, keyed by two random words per step and a tenth of the
+    cost of a random word per cell. The second word flips every bit, those of the cell too, so any
+    two cells come in either order with equal chance even where their hashes coincide.
     """
-    n = score.size
-    bits = max(n - 1, 1).bit_length()
-    noise_key, flip_key = jax.random.split(key)
-    flip = jax.random.bits(flip_key, (), jnp.uint32) & ((1 << bits) - 1)
-    noise = jax.random.bits(noise_key, (n,), jnp.uint32) >> (32 - _SCORE_SHIFT) >> bits << bits
-    cells = jnp.arange(n, dtype=jnp.uint32) ^ flip
-    near = (score >= near_from) * _NEAR
-    return near | (score << _SCORE_SHIFT) | noise | cells, flip
+    y_bits, x_bits = _bits(grid)
+    row, col = (axis.reshape(-1, 1) for axis in np.indices(grid, np.uint32))
+    cell = row << x_bits | col
+    own = np.uint32((1 << y_bits + x_bits) - 1)
+    return ((_hash(cell ^ words[0]) & ~own | cell) ^ words[1]) & _TIE_MASK
 
 
-def _cell(sort_key: jax.Array, flip: jax.Array, n: int) -> jax.Array:
-    return ((sort_key ^ flip) & ((1 << max(n - 1, 1).bit_length()) - 1)).astype(jnp.int32)
+def _hash(x: jax.Array) -> jax.Array:
+    """A bijection of uint32 with nearly unbiased avalanche: Wellons' lowbias32."""
+    x = (x ^ x >> 16) * np.uint32(0x7FEB352D)
+    x = (x ^ x >> 15) * np.uint32(0x846CA68B)
+    return x ^ x >> 16
+
+
+def _unpack(claim: jax.Array, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    """Row and column of the cell in the lowest bits: int32[B] each."""
+    y_bits, x_bits = _bits(grid)
+    y, x = claim >> x_bits & ((1 << y_bits) - 1), claim & ((1 << x_bits) - 1)
+    return y.astype(jnp.int32), x.astype(jnp.int32)
+
+
+def _bits(grid: tuple[int, int]) -> tuple[int, int]:
+    return (grid[0] - 1).bit_length(), (grid[1] - 1).bit_length()
+
+
+def _initial_gap(grid, taken, near, tie, last) -> jax.Array:
+    """Squared distance to the picks of a step before its first one: int[N, B], 0 where taken.
+
+    Equal everywhere, which leaves the choice to the ties, but for the random cell that a step
+    without near cells starts from. In the last step it is 1, which no distance can lower.
+    """
+    left = jnp.where(taken, 0, tie)
+    starts = (left == left.max(0)) & ~(near & ~taken).any(0)
+    gap = jnp.where(last, 1, grid[0] ** 2 + grid[1] ** 2 + starts)
+    return jnp.where(taken, 0, gap).astype(_distance_dtype(grid))
+
+
+def _farthest(gap: jax.Array, claim: jax.Array) -> jax.Array:
+    """Claim of the cell with the largest gap; among ties far cells go before near ones: [B]."""
+    return jnp.where(gap == gap.max(0), claim ^ _NEAR, 0).max(0)
+
+
+def _distance_dtype(grid: tuple[int, int]) -> type[np.integer]:
+    """The narrowest type that holds squared distances and one more."""
+    return np.int16 if grid[0] ** 2 + grid[1] ** 2 < np.iinfo(np.int16).max else np.int32

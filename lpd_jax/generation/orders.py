@@ -54,8 +54,8 @@ class LocalityAware:
 class NearContext:
     """Principle 1 alone: each group is the cells with the highest scores, ties at random.
 
-    The same distribution as LocalityAware(repulsion=0) as long as every group finds enough near
-    cells, which holds for the 32 steps of the paper's ablation (figure 9c).
+    The same as LocalityAware(repulsion=0) while every group finds enough near cells, which in the
+    32 steps of the paper's ablation (figure 9c) it does until the last three, then it spreads.
     """
 
     def draw(self, key: jax.Array, grid: Grid, group_sizes: Groups, known: Known = None):

@@ -106,18 +106,19 @@ def make_plan(group_sizes: Sequence[int], num_segments: int = 1, num_known: int 
     def work(first: int, last: int) -> int:
         return (last - first) * (max(sizes[first - 1 : last - 1]) + max(sizes[first:last]))
 
-    # best[last] = (work, cuts) of covering steps 1..last-1 with the segments allowed so far.
-    best = {1: (0, (1,))}
+    # best[last] = (work, segments, cuts) of covering steps 1..last-1 with as many segments as are
+    # allowed so far; of equal work, the fewer segments the better.
+    best = {1: (0, 0, (1,))}
     for _ in range(min(num_segments, steps - 1)):
         longer = {
             last: min(
-                (best[first][0] + work(first, last), (*best[first][1], last))
+                (best[first][0] + work(first, last), best[first][1] + 1, (*best[first][2], last))
                 for first in best
                 if first < last
             )
             for last in range(2, steps + 1)
         }
         best |= {last: min(cost, best.get(last, cost)) for last, cost in longer.items()}
-    cuts = best[steps][1]
+    cuts = best[steps][2]
     segments = tuple(segment(a, b) for a, b in itertools.pairwise(cuts))
     return Plan(sizes, segments, num_known)

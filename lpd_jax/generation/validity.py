@@ -1,16 +1,18 @@
-"""Which orders the locality-aware rule can produce: its reading in NumPy, as a check on the others.
+"""Is an order one that the locality-aware rule can produce, and are two sets of them alike?
 
 Dims: B orders, h×w grid, N = h·w cells, M generated cells, S steps.
 
 The rule is random in the order of ties only, so a pick is valid if and only if some order of the
 ties leads to it. Ties within a step are ordered once, but the picks so far never contradict a later
 choice among the cells that are left; each pick can therefore be checked given the picks before it.
-Written from the paper's description and independent of `locality`: it shares no code with it.
+This NumPy reading of the rule shares no code with `locality`.
 """
 
 import numpy as np
 
 from lpd_jax.generation.groups import check_group_sizes, step_of
+
+_NEIGHBOURS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 
 
 def first_violation(
@@ -43,41 +45,63 @@ def first_violation(
     row, col = (axis.ravel() for axis in np.indices(grid))
     taken = np.zeros((batch, row.size), bool) if known is None else np.tile(known, (batch, 1))
     violation = np.full(batch, -1)
-    last = len(group_sizes) - 1
-    for position, step in enumerate(step_of(group_sizes)):
-        if position == 0 or step != step_of(group_sizes)[position - 1]:
+    steps = step_of(group_sizes)
+    firsts = np.diff(steps, prepend=-1) > 0
+    for position, (step, first) in enumerate(zip(steps, firsts, strict=True)):
+        if first:
             score = _scores(taken.reshape(-1, *grid)) if scored else np.zeros(taken.shape)
             near = score >= proximity
             open_ = near & ~taken
             gap = np.full(taken.shape, np.inf)
-            first = True
-        allowed = _allowed(open_, taken, near, score, gap, first, step == last)
-        cell = orders[:, position]
-        inside = (cell >= 0) & (cell < row.size)
-        cell = np.where(inside, cell, 0)
-        possible = inside & np.take_along_axis(allowed, cell[:, None], 1)[:, 0]
+        allowed = _allowed(open_, ~taken, near, score, gap, first, step == steps[-1])
+        inside = (orders[:, position] >= 0) & (orders[:, position] < row.size)
+        cell = np.where(inside, orders[:, position], 0)
+        possible = inside & allowed[np.arange(batch), cell]
         violation[(violation < 0) & ~possible] = position
         down, across = np.abs(row - row[cell][:, None]), np.abs(col - col[cell][:, None])
         taken |= (down == 0) & (across == 0)
         open_ &= ~((down <= repulsion) & (across <= repulsion)) & ~taken
         gap = np.minimum(gap, down**2 + across**2)
-        first = False
     return violation
 
 
-def _allowed(open_, taken, near, score, gap, first, last):
-    """Cells the next pick may be: bool[B, N]."""
-    left = ~taken
-    by_score = _best(open_, score)
-    if last:
-        apart = left
-    elif first:
-        return np.where(open_.any(1, keepdims=True), by_score, left)
+def same_distribution(
+    a: np.ndarray, b: np.ndarray, *, permutations: int = 2000, seed: int = 0
+) -> float:
+    """P-value of the hypothesis that two samples of feature vectors share a distribution.
+
+    A max-t permutation test (Westfall and Young): the statistic is the largest absolute difference
+    of means over the features, each in units of its pooled standard deviation; its distribution
+    comes from permuting the samples, so the level holds for all features together, whatever their
+    dependence and shape. Features that are undefined (NaN) or constant are left out.
+
+    Args:
+      a: float[A, F], one row per order.
+      b: float[B, F].
+      permutations: how many, beside the observed one.
+      seed: of the permutations.
+    """
+    both = np.concatenate([a, b]).astype(float)
+    both = both[:, ~np.isnan(both).any(0)]
+    both = both[:, both.std(0) > 1e-9]
+    both = (both - both.mean(0)) / both.std(0)
+    rng = np.random.default_rng(seed)
+    picks = [np.arange(len(a))] + [
+        rng.permutation(len(both))[: len(a)] for _ in range(permutations)
+    ]
+    largest = np.array([np.abs(both[pick].mean(0)).max() for pick in picks])
+    return float((largest >= largest[0] - 1e-12).mean())
+
+
+def _allowed(open_, left, near, score, gap, first, last):
+    """Cells the next pick may be: bool[B, N]; `open_` are near, left and not excluded."""
+    if first and not last:
+        otherwise = left
     else:
-        apart = _best(left, gap)
-    far = apart & ~near
-    apart = _best(np.where(far.any(1, keepdims=True), far, apart), score)
-    return np.where(open_.any(1, keepdims=True), by_score, apart)
+        apart = left if last else _best(left, gap)
+        far = apart & ~near
+        otherwise = _best(np.where(far.any(1, keepdims=True), far, apart), score)
+    return np.where(open_.any(1, keepdims=True), _best(open_, score), otherwise)
 
 
 def _best(among, value):
@@ -90,8 +114,7 @@ def _scores(taken):
     """Sum of 1/distance over the taken 8-neighbours of each cell: float64[B, N]."""
     h, w = taken.shape[1:]
     around = np.pad(taken, ((0, 0), (1, 1), (1, 1))).astype(int)
-    side, diagonal = (
-        sum(around[:, y : y + h, x : x + w] for y in range(3) for x in range(3) if odd(y, x))
-        for odd in (lambda y, x: (y + x) % 2 == 1, lambda y, x: (y, x) != (1, 1) and (y + x) % 2 == 0)
-    )
-    return (side + diagonal / np.sqrt(2)).reshape(len(taken), -1)
+    shifted = {(y, x): around[:, 1 + y : 1 + y + h, 1 + x : 1 + x + w] for y, x in _NEIGHBOURS}
+    sides = sum(t for (y, x), t in shifted.items() if y * x == 0)
+    diagonals = sum(t for (y, x), t in shifted.items() if y * x != 0)
+    return (sides + diagonals / np.sqrt(2)).reshape(len(taken), -1)

@@ -11,6 +11,7 @@ H heads, K head width, F hidden width of the MLP, V codes, L layers.
 
 import dataclasses
 import functools
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -117,8 +118,48 @@ def _logical(init, *axes):
     return nn.with_logical_partitioning(init, axes)
 
 
-_XAVIER = nn.initializers.xavier_uniform()
 _NORMAL = nn.initializers.normal(0.02)
+
+
+class Linear(nn.Module):
+    """`x @ kernel + bias` with a kernel whose axes keep their names and so can be sharded apart.
+
+    Attributes:
+        equation: einsum of the input and the kernel.
+        shape: of the kernel, contracted axes first.
+        axes: logical names of the kernel's axes.
+        contracted: how many axes are contracted.
+        dtype: of the product.
+        bias: add one, of the shape that is left.
+    """
+
+    equation: str
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    contracted: int = 1
+    dtype: str = "float32"
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Float32 without a bias (the logits), `dtype` with one."""
+        split = self.contracted
+        flat = math.prod(self.shape[:split]), math.prod(self.shape[split:])
+
+        def xavier(key, shape, dtype=jnp.float32):
+            return nn.initializers.xavier_uniform()(key, flat, dtype).reshape(shape)
+
+        kernel = self.param("kernel", _logical(xavier, *self.axes), self.shape)
+        y = jnp.einsum(
+            self.equation,
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        if not self.bias:
+            return y
+        zeros = _logical(nn.initializers.zeros, *self.axes[split:])
+        return (y + self.param("bias", zeros, self.shape[split:])).astype(self.dtype)
 
 
 class Block(nn.Module):
@@ -138,7 +179,8 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """Transforms x [B, C+Q, D]; also returns keys and values of its first `num_kept` places."""
         c = self.config
-        dense = functools.partial(nn.DenseGeneral, dtype=c.dtype)
+        head_width, hidden_width = c.width // c.heads, round(c.width * c.mlp_ratio)
+        linear = functools.partial(Linear, dtype=c.dtype)
         norm = functools.partial(
             nn.LayerNorm,
             epsilon=c.norm_eps,
@@ -148,40 +190,32 @@ class Block(nn.Module):
             bias_init=_logical(nn.initializers.zeros, "embed"),
         )
         drop = nn.Dropout(c.dropout, deterministic=deterministic)
-        zeros = nn.initializers.zeros
-
-        qkv = dense(
-            (3, c.heads, c.width // c.heads),
-            kernel_init=_logical(_XAVIER, "embed", None, "heads", "head_width"),
-            bias_init=_logical(zeros, None, "heads", "head_width"),
+        qkv = linear(
+            "btd,dshk->btshk",
+            (c.width, 3, c.heads, head_width),
+            ("embed", None, "heads", "head_width"),
             name="qkv",
         )(norm(name="norm1")(x))
         query, key, value = (qkv[..., i, :, :] for i in range(3))
         parts = [Keys(key, value, visible)]
         if cache is not None:
             parts.insert(0, Keys(*cache, cache_visible))
-        answer = dense(
-            c.width,
-            axis=(-2, -1),
-            kernel_init=_logical(_XAVIER, "heads", "head_width", "embed"),
-            bias_init=_logical(zeros, "embed"),
+        answer = linear(
+            "bthk,hkd->btd",
+            (c.heads, head_width, c.width),
+            ("heads", "head_width", "embed"),
+            contracted=2,
             name="proj",
         )(attend(query, parts))
         x = x + drop(answer)
 
-        hidden = dense(
-            round(c.width * c.mlp_ratio),
-            kernel_init=_logical(_XAVIER, "embed", "mlp"),
-            bias_init=_logical(zeros, "mlp"),
-            name="up",
-        )(norm(name="norm2")(x))
+        hidden = linear("btd,df->btf", (c.width, hidden_width), ("embed", "mlp"), name="up")(
+            norm(name="norm2")(x)
+        )
         hidden = drop(nn.gelu(hidden, approximate=False))
-        hidden = dense(
-            c.width,
-            kernel_init=_logical(_XAVIER, "mlp", "embed"),
-            bias_init=_logical(zeros, "embed"),
-            name="down",
-        )(hidden)
+        hidden = linear("btf,fd->btd", (hidden_width, c.width), ("mlp", "embed"), name="down")(
+            hidden
+        )
         x = nn.with_logical_constraint(x + drop(hidden), ("batch", "length", "embed_act"))
         return x, (key[:, :num_kept], value[:, :num_kept]) if num_kept else None
 
@@ -232,12 +266,8 @@ class Decoder(nn.Module):
             unroll=c.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c)
-        self.head = nn.Dense(
-            c.vocab_size,
-            use_bias=False,
-            dtype=c.dtype,
-            kernel_init=_logical(_XAVIER, "embed", "vocab"),
-            dot_general=functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32),
+        self.head = Linear(
+            "btd,dv->btv", (c.width, c.vocab_size), ("embed", "vocab"), dtype=c.dtype, bias=False
         )
 
     def embed_class(self, labels: jax.Array) -> jax.Array:

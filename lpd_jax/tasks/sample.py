@@ -78,9 +78,8 @@ def _write(
     names = [*sampler.class_names, "any"]
     columns = len(list(section.labels)) or min(len(sampler.class_names), 10)
     scale = max(1, 96 // samples.images.shape[1])
-    order_pictures.heat_maps(schedule, images=range(min(4, len(labels)))).savefig(
-        directory / "order.png"
-    )
+    step_map = np.asarray(schedule.step_map[0])
+    order_pictures.group_panels(step_map).savefig(directory / "order.png")
     frames = appearing(samples.images[:columns], schedule)
     pictures.save_png(pictures.strip(frames, 10, scale), directory / "strip.png")
     animation = [_sheet(frame, columns, scale) for frame in frames]

@@ -28,6 +28,7 @@ def decoder_loss(decoder: Decoder, steps_of: jax.Array, label_drop: float) -> Lo
         int32 [B].
     """
     num_classes = decoder.config.num_classes
+    steps_of = jnp.asarray(steps_of)
 
     def draw(key, label):
         order_key, schedule_key, drop_key = jax.random.split(key, 3)

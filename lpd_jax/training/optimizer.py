@@ -89,9 +89,13 @@ def decays(params):
     Source: official `util/misc.py`, which leaves out 1-d parameters and biases; its embeddings,
     `fake_latent`, `mask_token` and `pos_embed` have more dimensions, so they decay.
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key not in ("bias", "scale"), params
-    )
+
+    def decays_at(path, _) -> bool:
+        # Partitioned parameters are boxed, which adds an attribute to their path.
+        name = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)][-1]
+        return name not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(decays_at, params)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -1,0 +1,89 @@
+"""LPD on ImageNet at 256 px, as published: `--config=configs/lpd_256.py:L` (or XL, XXL).
+
+Sampling from converted weights (see `convert`) with the settings of the published figures:
+
+    python -m lpd_jax sample --config=configs/lpd_256.py:XL --workdir=runs/xl \\
+        --config.checkpoint=weights/lpd_xl_256
+
+Expected (paper, 50,000 images, one A100 in bfloat16): L 20 steps FID 2.40, IS 284.5; XL 2.10,
+326.7; XXL 2.00, 337.6. With 32 steps (`:L-32`, `:XL-32`): L 2.29, 282.7; XL 1.92, 319.4.
+
+Training from scratch, on codes of the LlamaGen tokenizer (L on 32 devices as published):
+
+    python -m lpd_jax encode --config=configs/lpd_256.py:L --workdir=runs/l --config.data.path=...
+    python -m lpd_jax train --config=configs/lpd_256.py:L --workdir=runs/l
+
+Sources: official `scripts/train`, `scripts/eval`; paper sections 4.1 and appendix.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits
+
+# size -> width, depth, heads, batch, steps -> (guidance, repulsion)
+SIZES = {
+    "L": (1024, 24, 16, 2048, {20: (4.8, 2.0), 32: (5.4, 2.0)}),
+    "XL": (1280, 36, 20, 1024, {20: (4.9, 2.0), 32: (5.0, 2.0)}),
+    "XXL": (1536, 48, 24, 1024, {20: (5.9, 3.0)}),
+}
+IMAGES = 1_281_167
+
+
+def get_config(size: str = "L") -> ConfigDict:
+    """`size` is L, XL or XXL, optionally with the published number of steps: "XL-32"."""
+    name, _, steps = size.partition("-")
+    if name not in SIZES or (steps or "20") not in map(str, SIZES[name][4]):
+        choices = [f"{n}-{s}" for n, size in SIZES.items() for s in size[4]]
+        raise ValueError(f"lpd_256.py has no size {size!r}; choose from {', '.join(choices)}")
+    width, depth, heads, batch, settings = SIZES[name]
+    guidance, repulsion = settings[int(steps or 20)]
+
+    config = digits.get_config()
+    config.seed = 1
+    config.data.update(source="folder", size=256, flip=True)
+    config.tokenizer = ConfigDict(
+        {
+            "ch": 128,
+            "ch_mult": (1, 1, 2, 2, 4),
+            "num_res_blocks": 2,
+            "z_channels": 256,
+            "codebook_size": 16384,
+            "codebook_dim": 8,
+            "norm_groups": 32,
+        }
+    )
+    config.encode.update(batch_size=128, shard_size=16_384)
+    config.decoder.update(
+        width=width, depth=depth, heads=heads, dropout=0.1, dtype="bfloat16", unroll=1
+    )
+    epoch = IMAGES // batch
+    config.train.update(
+        steps=450 * epoch,
+        batch_size=batch,
+        learning_rate=1e-4 * batch / 256,
+        min_learning_rate=1e-5,
+        schedule="constant+cosine",
+        warmup_steps=50 * epoch,
+        decay_start=400 * epoch,
+        weight_decay=0.02,
+        clip_norm=3.0,
+        label_drop=0.1,
+        schedules=(256, 128, 64, 32, 24, 20, 16, 12, 8),
+        log_every=100,
+        save_every=5 * epoch,
+        keep_every=25 * epoch,
+    )
+    config.sample.update(
+        labels=(207, 360, 387, 974, 88, 979, 417, 279),
+        count=1,
+        steps=int(steps or 20),
+        order="locality",
+        proximity=1.0,
+        repulsion=repulsion,
+        guidance=guidance,
+        guidance_schedule="linear",
+        temperature=1.0,
+        batch_size=64,
+    )
+    config.evaluate.steps = config.sample.steps
+    return config

@@ -1,0 +1,11 @@
+"""Locality-aware parallel decoding for autoregressive image generation, in JAX.
+
+import lpd_jax
+sampler = lpd_jax.Sampler.load("runs/digits")
+images = sampler([3, 1, 4], steps=10, guidance=1.5)
+"""
+
+from lpd_jax.errors import InputError
+from lpd_jax.sampler import Sampler, Samples
+
+__all__ = ["InputError", "Sampler", "Samples"]

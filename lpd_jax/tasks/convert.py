@@ -1,0 +1,184 @@
+"""Task: weights of the official PyTorch implementation into model directories, and back.
+
+    python -m lpd_jax convert --config=configs/lpd_256.py:L --workdir=weights/lpd_l_256 \\
+        --config.convert.tokenizer=vq_ds16_c2i.pt --config.convert.decoder=lpd_l_256.pth
+    python -m lpd_jax sample --config=configs/lpd_256.py:L --workdir=runs/l \\
+        --checkpoint=weights/lpd_l_256
+    python -m lpd_jax convert --config=configs/lpd_256.py:L --workdir=runs/l \\
+        --config.convert.export_decoder=mine.safetensors
+
+The sizes come from the shapes in the file and must be those of the config, because the config also
+says what no shape tells (heads, groups of the norms) and what goes with a size (guidance, dtype).
+The exception is the grid: with another `data.size` the position embedding is resized to it.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lpd_jax import checkpoint, weights
+from lpd_jax.errors import InputError
+from lpd_jax.models.decoder import DecoderConfig
+from lpd_jax.models.tokenizer import TokenizerConfig
+from lpd_jax.tasks import build
+from lpd_jax.tasks.workdir import claim, plain, timed
+from lpd_jax.trained import load_decoder, load_tokenizer
+
+_LOG = logging.getLogger(__name__)
+
+_DECODER_SIZES = ("width", "depth", "heads", "mlp_ratio")
+_TOKENIZER_SIZES = (
+    *("ch", "ch_mult", "num_res_blocks", "z_channels"),
+    *("codebook_size", "codebook_dim", "in_channels", "norm_groups"),
+)
+
+
+def run(config: ConfigDict, workdir: str | Path) -> None:
+    """Converts every file that `config.convert` names.
+
+    `tokenizer` and `decoder` are read into `workdir`; `export_tokenizer` and `export_decoder` are
+    written from the models in `config.checkpoint` or, without one, in `workdir`.
+
+    Raises:
+        InputError: no file is named, one cannot be used, or something else is in its place.
+    """
+    section, workdir = config.convert, Path(workdir)
+    if not any(section.values()):
+        raise InputError(
+            "there is nothing to convert: name official files with --config.convert.tokenizer and "
+            "--config.convert.decoder, or files to write with --config.convert.export_tokenizer "
+            "and --config.convert.export_decoder."
+        )
+    for path in (section.export_tokenizer, section.export_decoder):
+        if path and Path(path).exists():
+            raise InputError(f"{path} exists and is not overwritten; give another name.")
+    if section.tokenizer:
+        import_tokenizer(config, workdir)
+    if section.decoder:
+        import_decoder(config, workdir)
+    source, mesh = Path(config.checkpoint or workdir), build.mesh(config)
+    if section.export_tokenizer:
+        _, params, _ = load_tokenizer(source / "tokenizer/model", mesh)
+        _export(section.export_tokenizer, weights.tokenizer_to_official(params))
+    if section.export_decoder:
+        _, params, _ = load_decoder(source / "decoder/model", mesh, build.rules(config))
+        _export(section.export_decoder, weights.decoder_to_official(params))
+
+
+def import_tokenizer(config: ConfigDict, workdir: Path) -> None:
+    """Official tokenizer -> `workdir/tokenizer/model`."""
+    path = Path(config.convert.tokenizer)
+    official = _read(path, "tokenizer")
+    stated = TokenizerConfig(**config.tokenizer)
+    # Norm groups leave no trace in the shapes: the config's are meant if this is its network.
+    same = official["encoder.conv_in.weight"].shape[:1] == (stated.ch,)
+    groups = stated.norm_groups if same else TokenizerConfig.norm_groups
+    _compare(path, "tokenizer", weights.tokenizer_config(official, groups), stated)
+    about = {"kind": "tokenizer", "config": plain(stated)}
+
+    def convert():
+        _, params = weights.tokenizer_from_official(official, norm_groups=groups)
+        return about | {"fingerprint": checkpoint.fingerprint(about, params)}, params
+
+    _import(path, workdir, about, convert)
+
+
+def import_decoder(config: ConfigDict, workdir: Path) -> None:
+    """Official decoder -> `workdir/decoder/model`; the tokenizer must be in `workdir`."""
+    path = Path(config.convert.decoder)
+    official = _read(path, "decoder")
+    tokenizer = checkpoint.read_model_json(workdir / "tokenizer/model", "tokenizer")
+    same = official["token_emb.weight"].shape[1:] == (config.decoder.width,)
+    found = weights.decoder_config(official, config.decoder.heads if same else None)
+    if found.vocab_size != tokenizer["config"]["codebook_size"]:
+        raise InputError(
+            f"{path} knows {found.vocab_size} codes and the tokenizer in {workdir} "
+            f"{tokenizer['config']['codebook_size']}; convert the tokenizer that it belongs to."
+        )
+    stated = DecoderConfig(
+        grid=_grid(config, TokenizerConfig(**tokenizer["config"]).stride),
+        vocab_size=found.vocab_size,
+        num_classes=found.num_classes,
+        **config.decoder,
+    )
+    _compare(path, "decoder", found, stated)
+    about = {
+        "kind": "decoder",
+        "config": plain(stated),
+        "class_names": [str(label) for label in range(found.num_classes)],
+        "label_drop": config.train.label_drop,
+        "tokenizer": tokenizer["fingerprint"],
+    }
+
+    def convert():
+        if stated.grid != found.grid:
+            _LOG.warning(
+                "convert: position embedding resized from %s to %s, as data.size=%d asks",
+                *("x".join(map(str, grid)) for grid in (found.grid, stated.grid)),
+                config.data.size,
+            )
+        _, params = weights.decoder_from_official(official, heads=stated.heads, grid=stated.grid)
+        return about, params
+
+    _import(path, workdir, about, convert)
+
+
+def _read(path: Path, kind: str) -> Mapping[str, np.ndarray]:
+    _LOG.info("convert: reading %s", path)
+    official = weights.read(path)
+    if (found := weights.kind(official)) != kind:
+        raise InputError(f"{path} holds a {found}; name it with --config.convert.{found}.")
+    return official
+
+
+def _grid(config: ConfigDict, stride: int) -> tuple[int, int]:
+    if config.data.size % stride:
+        raise InputError(
+            f"data.size={config.data.size} is not a multiple of {stride}, the stride of the "
+            "tokenizer; change data.size."
+        )
+    return (config.data.size // stride,) * 2
+
+
+def _compare(path: Path, section: str, found: Any, stated: Any) -> None:
+    """Raises InputError, with the flags that would help, where file and config disagree."""
+    sizes = _DECODER_SIZES if section == "decoder" else _TOKENIZER_SIZES
+    wrong = [name for name in sizes if getattr(found, name) != getattr(stated, name)]
+    if wrong:
+        stated_sizes = ", ".join(f"{name}={getattr(stated, name)}" for name in wrong)
+        flags = [f"--config.{section}.{name}={getattr(found, name)}" for name in wrong]
+        raise InputError(
+            f"{path} is no {section} of the config's {stated_sizes}: give the config of its size, "
+            f"or {' '.join(flag.replace(' ', '') for flag in flags)}."
+        )
+
+
+def _import(path: Path, workdir: Path, about: dict[str, Any], convert) -> None:
+    """Writes the model directory of what `convert` returns, unless it is there already."""
+    directory = workdir / about["kind"]
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    settings = {"converted": {"sha256": sha256}, **about}
+    if (directory / "settings.json").exists():
+        claim(directory, settings)
+    if (directory / "model/model.json").is_file():
+        _LOG.info("convert: already in %s", directory)
+        return
+    # Claimed only now: a file that cannot be converted leaves nothing behind.
+    about, params = convert()
+    claim(directory, settings)
+    with timed(workdir, "convert"):
+        about["converted"] = {"file": path.name, "sha256": sha256}
+        checkpoint.save_model(directory / "model", about, params)
+    _LOG.info("convert: %s is now %s", path, directory / "model")
+
+
+def _export(path: str, official: dict[str, np.ndarray]) -> None:
+    weights.write(path, official)
+    size = sum(array.size for array in official.values())
+    _LOG.info("convert: %d arrays, %.1fM numbers in %s", len(official), size / 1e6, path)

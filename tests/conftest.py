@@ -1,0 +1,74 @@
+"""Shared by all tests: eight CPU devices, and the smallest networks that have every part."""
+
+import os
+
+# Before jax starts: tests of sharding need more devices than a laptop has.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+
+from lpd_jax import parallel
+from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
+from lpd_jax.trained import init_decoder, init_tokenizer
+
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session")
+def decoder():
+    """A 4x6 grid of 24 tokens, 32 codes, 5 classes, 2 layers, without dropout."""
+    return Decoder(
+        DecoderConfig(
+            grid=(4, 6), vocab_size=32, num_classes=5, width=32, depth=2, heads=4, dropout=0.0
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def decoder_params(decoder):
+    """Random parameters, biases and norms included, so that none is 0 or 1 by accident."""
+    params = jax.jit(lambda key: nn.unbox(init_decoder(decoder, key)))(jax.random.key(0))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """Stride 4, 32 codes."""
+    return Tokenizer(
+        TokenizerConfig(
+            ch=8,
+            ch_mult=(1, 1, 2),
+            num_res_blocks=1,
+            z_channels=16,
+            codebook_size=32,
+            norm_groups=4,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer_params(tokenizer):
+    return jax.jit(lambda key: init_tokenizer(tokenizer, key))(jax.random.key(2))
+
+
+@pytest.fixture
+def one_device_mesh():
+    return parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
+
+
+@pytest.fixture
+def batch(decoder):
+    """codes, labels and orders of three images."""
+    n = decoder.config.num_tokens
+    keys = jax.random.split(jax.random.key(3), 3)
+    codes = jax.random.randint(jax.random.key(4), (3, n), 0, decoder.config.vocab_size)
+    orders = jax.vmap(lambda k: jax.random.permutation(k, n))(keys)
+    return codes, jnp.array([0, 4, 5]), orders

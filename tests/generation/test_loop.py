@@ -1,0 +1,141 @@
+"""One XLA program whose result does not depend on how the work is cut."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lpd_jax.generation.loop import generate_codes, to_raster
+from lpd_jax.generation.plan import make_plan
+from lpd_jax.generation.sampling import guidance_scale, sampling_rule
+
+SIZES = (1, 2, 3, 5, 6, 7)
+RULES = {
+    "plain": sampling_rule(),
+    "guided": sampling_rule(guidance=3.0),
+    "constant": sampling_rule(guidance=3.0, guidance_schedule="constant", top_k=5),
+    "nucleus": sampling_rule(temperature=0.8, top_p=0.9),
+}
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return jax.random.split(jax.random.key(7), 3)
+
+
+@pytest.fixture(scope="module")
+def run(decoder, decoder_params):
+    compiled = jax.jit(generate_codes, static_argnums=(0, 5))
+
+    def generate(labels, orders, keys, plan, rule, known=None):
+        with jax.default_matmul_precision("highest"):
+            return compiled(decoder, decoder_params, labels, orders, keys, plan, rule, known)
+
+    return generate
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+@pytest.mark.parametrize("sizes", [SIZES, (1,) * 24, (24,), (4, 1, 12, 2, 5)], ids=len)
+def test_segments_do_not_change_the_codes(run, batch, keys, rule, sizes):
+    _, labels, orders = batch
+    one, some, all_ = (
+        run(labels, orders, keys, make_plan(sizes, count), rule) for count in (1, 2, 99)
+    )
+    np.testing.assert_array_equal(one, some)
+    np.testing.assert_array_equal(one, all_)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+def test_an_image_is_the_same_alone(run, batch, keys, rule):
+    _, labels, orders = batch
+    plan = make_plan(SIZES, 2)
+    together = run(labels, orders, keys, plan, rule)
+    for i in range(3):
+        row = slice(i, i + 1)
+        alone = run(labels[row], orders[row], keys[row], plan, rule)
+        np.testing.assert_array_equal(together[row], alone)
+
+
+def test_each_step_samples_what_training_predicts(decoder, decoder_params, batch, keys):
+    """The cached pass of a group gives the logits of the teacher-forced pass, guided or not."""
+    codes, labels, orders = batch
+    forced = jnp.take_along_axis(codes, orders, 1)
+    step_of = jnp.repeat(jnp.arange(len(SIZES)), jnp.array(SIZES))
+    rule = sampling_rule(guidance=3.0)
+    train = functools.partial(decoder.apply, {"params": decoder_params})
+    with jax.default_matmul_precision("highest"):
+        with_class = train(codes, labels, orders, step_of)
+        without = train(codes, jnp.full_like(labels, 5), orders, step_of)
+        scale = guidance_scale(rule, jnp.arange(24), 24)[:, None]
+        expected = without + scale * (with_class - without)
+        seen = np.zeros_like(expected)
+
+        def record(logits, positions):
+            inside = positions < 24
+            seen[:, positions[inside]] = logits[:, inside]
+
+        def draw(logits, keys, positions, rule):
+            del keys, rule
+            jax.debug.callback(record, logits, positions, ordered=True)
+            return jnp.pad(forced, [(0, 0), (0, 8)])[:, positions]
+
+        plan = make_plan(SIZES, 2)
+        generate = jax.jit(functools.partial(generate_codes, decoder, plan=plan, draw=draw))
+        generated = generate(decoder_params, labels, orders, keys, rule=rule)
+        jax.effects_barrier()
+    np.testing.assert_array_equal(generated, forced)
+    np.testing.assert_allclose(seen, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+def test_known_tokens_are_context(run, batch, keys):
+    """Greedy generation goes on from its own first tokens as if it had made them."""
+    _, labels, orders = batch
+    rule = sampling_rule(guidance=2.0, top_k=1)
+    whole = run(labels, orders, keys, make_plan(SIZES), rule)
+    # Known tokens are one group: seen from all sides, as after a first step of that size.
+    first = run(labels, orders, keys, make_plan((11, 6, 7)), rule)
+    rest = run(
+        labels,
+        orders[:, 11:],
+        keys,
+        make_plan((6, 7), num_known=11),
+        rule,
+        known=(first[:, :11], orders[:, :11]),
+    )
+    np.testing.assert_array_equal(first[:, 11:], rest)
+    assert (whole != first).any()
+
+
+def test_nothing_is_compiled_again_for_other_numbers(decoder, decoder_params, batch, keys):
+    _, labels, orders = batch
+    compiled = jax.jit(generate_codes, static_argnums=(0, 5))
+    plan = make_plan(SIZES)
+
+    def generate(labels, orders, seed, **numbers):
+        rule = sampling_rule(**{"guidance": 2.0, "top_p": 0.9} | numbers)
+        keys = jax.random.split(jax.random.key(seed), 3)
+        return compiled(decoder, decoder_params, labels, orders, keys, plan, rule)
+
+    generate(labels, orders, 0)
+    generate(labels + 0, orders[:, ::-1], 1, guidance=7.0, temperature=0.5, top_p=0.3)
+    generate(jnp.zeros_like(labels), orders, 2, guidance=0.5)
+    assert compiled._cache_size() == 1
+
+
+def test_a_step_has_no_host_transfer(decoder, decoder_params, batch, keys):
+    _, labels, orders = batch
+    lowered = jax.jit(generate_codes, static_argnums=(0, 5)).lower(
+        decoder, decoder_params, labels, orders, keys, make_plan(SIZES), sampling_rule(guidance=2.0)
+    )
+    text = lowered.compile().as_text()
+    assert "while" in text
+    for transfer in ("outfeed", "infeed", "send(", "recv(", 'custom_call_target="xla_python'):
+        assert transfer not in text
+
+
+def test_to_raster_puts_codes_where_the_order_says():
+    codes = jnp.array([[7, 8, 9]])
+    raster = to_raster(codes, jnp.array([[4, 0, 2]]), 6)
+    assert raster.tolist() == [[8, 0, 9, 0, 7, 0]]
