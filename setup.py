@@ -1,5 +1,7 @@
 """Installation of lpd_jax. Every dependency has a range and the reason it is here."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 REQUIRED = [
@@ -39,7 +41,7 @@ setup(
     name="lpd_jax",
     version="0.1.0",
     description="Locality-aware parallel decoding for autoregressive image generation, in JAX",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["lpd_jax", "lpd_jax.*"]),

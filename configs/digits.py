@@ -45,6 +45,8 @@ def get_config() -> ConfigDict:
             "clip_norm": 1.0,
             "log_every": 10,
             "save_every": 200,
+            "keep": 2,  # newest checkpoints that stay
+            "keep_every": 0,  # steps that stay for good; 0 keeps none
         }
     )
     config.encode = ConfigDict({"batch_size": 64, "shard_size": 1024})
@@ -68,6 +70,8 @@ def get_config() -> ConfigDict:
             "group_schedule": "cosine",
             "log_every": 10,
             "save_every": 200,
+            "keep": 2,  # newest checkpoints that stay
+            "keep_every": 0,  # steps that stay for good; 0 keeps none
         }
     )
     config.sample = ConfigDict(

@@ -1,6 +1,17 @@
-"""The command line: `python -m lpd_jax TASK --config=configs/digits.py --workdir=runs/digits`.
+"""The command line: python -m lpd_jax TASK --config=configs/digits.py --workdir=runs/digits
 
-Any config field can be set after it: `--config.train.steps=1000`.
+Any field of the config can be set after it: --config.train.steps=1000. Tasks, in the order of the
+chain; each goes on where it stopped:
+
+  train_tokenizer  learns to turn images into codes and back
+  encode           turns all images into codes
+  train            trains the decoder on the codes
+  sample           generates images of chosen classes
+  evaluate         judges generated images against real ones and writes the report
+  pipeline         runs the five above
+  convert          official PyTorch weights in, and ours out
+  orders           writes generation orders to files, with pictures
+  ablate           runs a list of config differences and makes a table
 """
 
 import importlib
@@ -11,6 +22,7 @@ import re
 import sys
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from lpd_jax import tasks
@@ -39,7 +51,9 @@ def main(argv: list[str]) -> None:
             )
     if _CHECKPOINT.value is not None:
         _CONFIG.value.checkpoint = _CHECKPOINT.value
-    # Orbax talks at INFO through absl, so that only our own messages are raised to it.
+    # Orbax tells at INFO what it does; ours are the only messages of that level people ask for.
+    if not flags.FLAGS["verbosity"].present:
+        absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("lpd_jax").setLevel(logging.INFO)
     importlib.import_module(f"lpd_jax.tasks.{argv[1]}").run(_CONFIG.value, _WORKDIR.value)
 
@@ -70,6 +84,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def run() -> None:
     """Entry point: problems with the input become one sentence and exit code 2."""
+    sys.modules["__main__"].__doc__ = __doc__  # what --help shows, also under the `lpd` script
     try:
         app.run(main, flags_parser=_parse)
     except InputError as error:

@@ -219,9 +219,10 @@ class Sampler:
                 "generates without a class)."
             )
         groups.check_group_sizes(tuple(group_sizes), config.num_tokens)
-        if rule.guidance is not None and not self.guidable:
+        if not self.guidable and (rule.guidance is not None or config.num_classes in labels):
             raise InputError(
-                "guidance needs a model trained with label dropout, and this one was trained with "
-                "train.label_drop=0; set guidance to 1 or train again with label_drop=0.1."
+                "guidance and generation without a class need a model trained with label dropout, "
+                "and this one was trained with train.label_drop=0; set guidance to 1 or train "
+                "again with label_drop=0.1."
             )
         return labels

@@ -1,6 +1,7 @@
 """Shared by all tests: eight CPU devices, and the smallest networks that have every part."""
 
 import os
+from pathlib import Path
 
 # Before jax starts: tests of sharding need more devices than a laptop has.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -17,6 +18,9 @@ from lpd_jax.trained import init_decoder, init_tokenizer
 
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
+# Many tests compile the same programs, in several workers.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="session")

@@ -223,6 +223,9 @@ def test_writing_is_whole_or_not_at_all(tmp_path, official):
     read = weights.read(tmp_path / "deep" / "w.safetensors")
     np.testing.assert_array_equal(read["t"], np.arange(6.0).reshape(2, 3).T)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["w.safetensors"]
+    (tmp_path / "plain").touch()
+    modes = [(tmp_path / name).stat().st_mode for name in ("plain", "deep/w.safetensors")]
+    assert modes[0] == modes[1]
     with pytest.raises(InputError, match=r"\.safetensors"):
         weights.write(tmp_path / "w.npz", official)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from lpd_jax.generation.plan import Plan, Segment
 from lpd_jax.generation.sampling import SamplingRule, guidance_scale, guide, sample
-from lpd_jax.models.decoder import Cache, Decoder
+from lpd_jax.models.decoder import Cache, Decoder, visibility
 
 Draw = Callable[..., jax.Array]
 
@@ -84,6 +84,14 @@ class _Run:
         """Repeats rows for the guided and the unguided branch, which lie side by side."""
         return x if self.rule.guidance is None else jnp.repeat(x, 2, axis=0)
 
+    def visible(self, num_context: int, num_queries: int) -> jax.Array:
+        """Who sees whom among the new places of a pass: bool [C+Q, C+Q]."""
+        is_query = jnp.arange(num_context + num_queries) >= num_context
+        # One group of context, then one of queries.
+        step = is_query.astype(jnp.int32)
+        c = self.config
+        return visibility(step, is_query, c.query_attention, c.context_attention)
+
     def prefill(self, labels, orders, tokens, known) -> tuple[jax.Array, Cache]:
         """First pass: class and known tokens as context, the first group as queries."""
         size = self.plan.group_sizes[0]
@@ -96,9 +104,7 @@ class _Run:
             embedded = self.apply(codes, positions, method="embed_codes")
             context = jnp.concatenate([context, embedded], axis=1)
         queries = self.apply(self.branches(orders[:, :size]), method="embed_queries")
-        places = jnp.arange(context.shape[1] + size)
-        is_query = places >= context.shape[1]
-        visible = is_query[:, None] | ~is_query[None, :]
+        visible = self.visible(context.shape[1], size)
         answer = self.apply(context, queries, visible[None], method="step")
         tokens = self._draw(answer.logits, tokens, jnp.int32(0))
         rest = self.plan.cache_length - context.shape[1]
@@ -125,9 +131,8 @@ class _Run:
 
         context_column = jnp.arange(segment.context_width) < at["last_size"]
         query_column = jnp.arange(segment.query_width) < at["size"]
-        is_query = jnp.arange(segment.context_width + segment.query_width) >= segment.context_width
         columns = jnp.concatenate([context_column, query_column])
-        visible = columns[None, :] & (is_query[:, None] | ~is_query[None, :])
+        visible = columns & self.visible(segment.context_width, segment.query_width)
         prefix = tuple(x[:, :, : segment.cache_length] for x in cache)
         in_cache = jnp.arange(segment.cache_length) < cached
 

@@ -67,23 +67,6 @@ class Schedule:
         return self
 
 
-def training_mask(group_sizes: tuple[int, ...]) -> np.ndarray:
-    """Who may attend to whom in training: bool[1 + 2N, 1 + 2N], rows attend to columns.
-
-    Columns are the class token, N context tokens and N position queries, both in generation order.
-    Context sees context of its own step and before (bidirectional inside a group); a query sees
-    context of earlier steps and the queries of its own step; nobody else sees a query. (Section 3
-    of the paper; the official code leaves out the last group's context, which nobody else sees.)
-    """
-    steps = step_of(group_sizes)
-    context = np.concatenate([[-1], steps])
-    context_sees = np.concatenate(
-        [context[:, None] >= context, np.zeros((len(context), len(steps)), bool)], axis=1
-    )
-    query_sees = np.concatenate([steps[:, None] > context, steps[:, None] == steps], axis=1)
-    return np.concatenate([context_sees, query_sees])
-
-
 def write_orders(path: str | Path, orders: np.ndarray) -> None:
     """Writes int[B, N] orders as the official JSON: one list of raster indices per image."""
     Path(path).write_text(json.dumps(np.asarray(orders).tolist()))

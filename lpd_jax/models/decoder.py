@@ -41,6 +41,10 @@ class DecoderConfig:
         remat: "none" keeps activations, "full" recomputes each block in the backward pass,
             "dots" recomputes all but the matrix products.
         unroll: layers unrolled per iteration of the loop over layers (1 compiles fastest).
+        query_attention: "group" lets the queries of a group see each other, "independent" only
+            themselves (as in RandAR).
+        context_attention: "group" lets a context token see its whole group, "causal" only what
+            was generated before it, in the order of generation.
     """
 
     grid: tuple[int, int] = (16, 16)
@@ -55,6 +59,8 @@ class DecoderConfig:
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
+    query_attention: str = "group"
+    context_attention: str = "group"
 
     def __post_init__(self):
         object.__setattr__(self, "grid", tuple(self.grid))
@@ -67,6 +73,15 @@ class DecoderConfig:
             raise InputError(f"decoder.dtype={self.dtype!r} must be 'float32' or 'bfloat16'.")
         if self.remat not in ("none", "full", "dots"):
             raise InputError(f"decoder.remat={self.remat!r} must be 'none', 'full' or 'dots'.")
+        if self.query_attention not in ("group", "independent"):
+            raise InputError(
+                f"decoder.query_attention={self.query_attention!r} must be 'group' or "
+                "'independent'."
+            )
+        if self.context_attention not in ("group", "causal"):
+            raise InputError(
+                f"decoder.context_attention={self.context_attention!r} must be 'group' or 'causal'."
+            )
 
     @property
     def num_tokens(self) -> int:
@@ -86,32 +101,55 @@ class Pass(NamedTuple):
     context: Cache | None
 
 
-def training_mask(step_of: jax.Array) -> jax.Array:
-    """Who sees whom when a whole image is trained at once (official `models/mask.py`).
+def visibility(
+    step: jax.Array,
+    is_query: jax.Array,
+    query_attention: str = "group",
+    context_attention: str = "group",
+) -> jax.Array:
+    """The attention rule: who sees whom (official `models/mask.py`).
 
-    The class is context of step -1. A context token sees context of its own and earlier steps, a
-    query sees context of earlier steps and the queries of its own step.
+    A context token sees context of its own and earlier steps, a query sees context of earlier
+    steps and the queries of its own step. The variants of `DecoderConfig` narrow what is seen of
+    the own step.
+
+    Args:
+        step: int32 [..., T], group number of each place, non-decreasing among the context places
+            and among the queries. The class is context of the step before the first.
+        is_query: bool [T].
+        query_attention, context_attention: see `DecoderConfig`.
+
+    Returns:
+        bool [..., T, T]; rows ask, columns are seen.
+    """
+    row, column = step[..., :, None], step[..., None, :]
+    place = jnp.arange(len(is_query))
+    context_sees = row >= column
+    if context_attention == "causal":
+        context_sees &= place[:, None] >= place
+    query_sees = row == column
+    if query_attention == "independent":
+        query_sees &= place[:, None] == place
+    asks = is_query[:, None]
+    return jnp.where(is_query, asks & query_sees, jnp.where(asks, row > column, context_sees))
+
+
+def training_mask(
+    step_of: jax.Array, query_attention: str = "group", context_attention: str = "group"
+) -> jax.Array:
+    """`visibility` when a whole image is trained at once.
 
     Args:
         step_of: int32 [..., N], group number of the i-th generated token, non-decreasing.
+        query_attention, context_attention: see `DecoderConfig`.
 
     Returns:
-        bool [..., 1+2N, 1+2N]; rows ask, columns are seen; class, context, then queries.
+        bool [..., 1+2N, 1+2N]; class, context, then queries.
     """
     first = jnp.full((*step_of.shape[:-1], 1), -1, step_of.dtype)
-    context = jnp.concatenate([first, step_of], axis=-1)
-    columns = context[..., None, :]
-    context_sees = context[..., :, None] >= columns
-    query_sees = step_of[..., :, None] > columns
-    own_group = step_of[..., :, None] == step_of[..., None, :]
-    nobody = jnp.zeros((*context_sees.shape[:-1], step_of.shape[-1]), bool)
-    return jnp.concatenate(
-        [
-            jnp.concatenate([context_sees, nobody], axis=-1),
-            jnp.concatenate([query_sees, own_group], axis=-1),
-        ],
-        axis=-2,
-    )
+    step = jnp.concatenate([first, step_of, step_of], axis=-1)
+    is_query = jnp.arange(step.shape[-1]) > step_of.shape[-1]
+    return visibility(step, is_query, query_attention, context_attention)
 
 
 def _logical(init, *axes):
@@ -343,5 +381,6 @@ class Decoder(nn.Module):
             [self.embed_class(labels), self.embed_codes(generated, order)], axis=1
         )
         queries = self.embed_queries(order)
-        visible = training_mask(step_of)
+        c = self.config
+        visible = training_mask(step_of, c.query_attention, c.context_attention)
         return self.step(context, queries, visible, keep=False, train=train).logits

@@ -14,12 +14,14 @@ The exception is the grid: with another `data.size` the position embedding is re
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
 
 from lpd_jax import checkpoint, weights
 from lpd_jax.errors import InputError
@@ -158,7 +160,12 @@ def _compare(path: Path, section: str, found: Any, stated: Any) -> None:
         )
 
 
-def _import(path: Path, workdir: Path, about: dict[str, Any], convert) -> None:
+def _import(
+    path: Path,
+    workdir: Path,
+    about: dict[str, Any],
+    convert: Callable[[], tuple[dict[str, Any], Any]],
+) -> None:
     """Writes the model directory of what `convert` returns, unless it is there already."""
     directory = workdir / about["kind"]
     with path.open("rb") as file:
@@ -169,12 +176,21 @@ def _import(path: Path, workdir: Path, about: dict[str, Any], convert) -> None:
     if (directory / "model/model.json").is_file():
         _LOG.info("convert: already in %s", directory)
         return
-    # Claimed only now: a file that cannot be converted leaves nothing behind.
-    about, params = convert()
-    claim(directory, settings)
     with timed(workdir, "convert"):
+        about, params = convert()
         about["converted"] = {"file": path.name, "sha256": sha256}
-        checkpoint.save_model(directory / "model", about, params)
+        leaves, tree = jax.tree.flatten(params)
+        del params
+        for i, leaf in enumerate(leaves):
+            # One by one, each in place of the last: Orbax would copy NumPy arrays, all at once.
+            leaves[i] = jax.device_put(leaf).block_until_ready()
+        # Claimed only now: a file that cannot be converted leaves nothing behind.
+        claim(directory, settings)
+        # The least that works: the writer holds one whole array beyond the weights, not all.
+        limit = 1 + max(leaf.nbytes for leaf in leaves)
+        memory = ocp.options.MemoryOptions(write_concurrent_bytes=limit)
+        with ocp.Context(memory_options=memory):
+            checkpoint.save_model(directory / "model", about, tree.unflatten(leaves))
     _LOG.info("convert: %s is now %s", path, directory / "model")
 
 

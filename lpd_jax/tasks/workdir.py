@@ -24,9 +24,11 @@ from lpd_jax.errors import InputError
 
 def plain(settings: Any) -> Any:
     """Config sections, tuples and dataclasses as JSON data."""
-    if isinstance(settings, ml_collections.ConfigDict):
-        settings = settings.to_dict()
-    return json.loads(json.dumps(settings, default=vars))
+
+    def as_dict(value: Any) -> dict[str, Any]:
+        return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else vars(value)
+
+    return json.loads(json.dumps(settings, default=as_dict))
 
 
 def claim(directory: Path, settings: Mapping[str, Any]) -> Path:

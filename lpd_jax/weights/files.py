@@ -92,8 +92,12 @@ def write(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
         raise InputError(f"Weights are written as .safetensors; rename {path}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
+    partial.touch()
+    mode = partial.stat().st_mode
     # The writer copies buffers as they lie in memory and does not look at strides.
     save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, partial)
+    # The writer makes files that only their owner can read, whatever the umask says.
+    partial.chmod(mode)
     partial.replace(path)
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from lpd_jax.errors import InputError
-from lpd_jax.generation.schedule import Schedule, read_orders, training_mask, write_orders
+from lpd_jax.generation.groups import step_of
+from lpd_jax.generation.schedule import Schedule, read_orders, write_orders
+from lpd_jax.models.decoder import training_mask
 
 REFERENCE = Path(os.environ.get("LPD_REFERENCE_DIR", Path(__file__).parents[1] / "reference"))
 ORDERS = np.array([[4, 0, 5, 1, 2, 3], [0, 1, 2, 3, 4, 5]], np.int32)
@@ -55,7 +57,7 @@ def test_check_refuses(orders, sizes, message):
 
 
 def test_training_mask_spelled_out():
-    mask = training_mask((1, 2))
+    mask = training_mask(step_of((1, 2)))
     expected = np.array(
         [  # class, context 0, 1, 1, queries 0, 1, 1
             [1, 0, 0, 0, 0, 0, 0],
@@ -80,7 +82,7 @@ def test_training_mask_equals_the_official_one(case):
     tokens = sum(sizes)
     # The official sequence leaves out the last group's context.
     kept = np.r_[0 : 1 + tokens - sizes[-1], 1 + tokens : 1 + 2 * tokens]
-    mask = training_mask(sizes)[np.ix_(kept, kept)]
+    mask = training_mask(step_of(sizes))[np.ix_(kept, kept)]
     np.testing.assert_array_equal(mask, lpd[f"g{case}/train_mask"])
 
 

@@ -15,6 +15,7 @@ import pytest
 
 DIRECTORY = Path(os.environ.get("LPD_REFERENCE_DIR", Path(__file__).parents[1] / "reference"))
 TOLERANCE = 2e-5
+WORST = pytest.StashKey[dict[str, float]]()
 
 
 class Arrays:
@@ -78,6 +79,13 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("orders_file", orders)
 
 
+def pytest_terminal_summary(terminalreporter, config):
+    """With -v, the worst difference each test has seen, as a fraction of the tensor's scale."""
+    if config.option.verbose > 0:
+        for test, worst in sorted(config.stash.get(WORST, {}).items()):
+            terminalreporter.write_line(f"{worst:.1e} {test}")
+
+
 @pytest.fixture(autouse=True)
 def full_precision():
     with jax.default_matmul_precision("highest"):
@@ -101,14 +109,18 @@ def reference_configs():
     return model_configs
 
 
-@pytest.fixture(scope="session")
-def close():
+@pytest.fixture
+def close(request):
     """Asserts that arrays agree to 2e-5 of the reference's largest entry."""
+
+    name = request.node.nodeid.rpartition("/")[2]
+    seen = request.config.stash.setdefault(WORST, {})
 
     def check(ours, theirs, what=""):
         ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
         assert ours.shape == theirs.shape, f"{what}: {ours.shape} against {theirs.shape}"
         worst, scale = np.abs(ours - theirs).max(), np.abs(theirs).max()
+        seen[name] = max(seen.get(name, 0.0), worst / scale if scale else worst)
         assert worst <= TOLERANCE * scale, f"{what}: off by {worst:.2e} at scale {scale:.2e}"
 
     return check

@@ -1,0 +1,220 @@
+"""The whole chain on real digits with networks too small to be good: every task, twice."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import digits
+from lpd_jax.errors import InputError
+from lpd_jax.tasks import encode, evaluate, pipeline, sample, train, train_tokenizer
+
+
+def tiny():
+    config = digits.get_config()
+    config.mesh.data = 8
+    config.tokenizer.update(ch=8, ch_mult=(1, 1, 1), z_channels=8, norm_groups=4)
+    config.train_tokenizer.update(
+        steps=12, batch_size=16, warmup_steps=2, save_every=6, log_every=2
+    )
+    config.encode.update(batch_size=256, shard_size=500)
+    config.decoder.update(width=32, depth=1, heads=2, unroll=1)
+    config.train.update(
+        steps=12, batch_size=16, warmup_steps=2, decay_start=6, save_every=6, log_every=2
+    )
+    config.sample.update(count=1, batch_size=64, steps=6)
+    config.evaluate.steps = 6
+    config.lock()
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A workdir in which everything has been run once, and the report."""
+    workdir = tmp_path_factory.mktemp("chain")
+    return workdir, pipeline.run(tiny(), workdir)
+
+
+def files(directory):
+    return {p: p.stat().st_mtime_ns for p in directory.rglob("*") if p.is_file()}
+
+
+def test_the_report_holds_every_figure(finished):
+    workdir, figures = finished
+    report = json.loads((workdir / "report/report.json").read_text())
+    assert report == json.loads(json.dumps(figures))
+    for key in (
+        "tokenizer.psnr_db",
+        "tokenizer.codebook_usage",
+        "classifier.heldout_accuracy",
+        "samples.steps",
+        "samples.class_accuracy",
+        "samples.frechet",
+        "samples.frechet_full_steps",
+        "frechet_floor",
+        "samples.near_copies",
+        "seconds.train_tokenizer",
+        "seconds.encode",
+        "seconds.train",
+        "seconds.sample",
+        "seconds.evaluate",
+        "device",
+        "versions.jax",
+        "seed",
+    ):
+        value = report
+        for part in key.split("."):
+            value = value[part]
+        assert isinstance(value, (int, float, str)), key
+    assert 0.97 < report["classifier"]["heldout_accuracy"] < 1
+    assert 0 < report["tokenizer"]["codebook_usage"] <= 1
+    assert report["samples"]["frechet"] > report["frechet_floor"]
+
+
+def test_every_task_shows_pictures(finished):
+    workdir, _ = finished
+    (samples,) = (workdir / "samples").iterdir()
+    pictures = [
+        *(workdir / "tokenizer" / n for n in ("curves", "codebook", "reconstructions")),
+        workdir / "decoder/curves",
+        *(samples / n for n in ("samples", "strip", "order")),
+    ]
+    for picture in pictures:
+        with Image.open(f"{picture}.png") as image:
+            assert np.ptp(np.asarray(image.convert("L"))) > 50
+    with Image.open(samples / "generation.gif") as animation:
+        assert animation.n_frames == 6
+    page = (workdir / "report/report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 6 and "data:image/gif" in page
+
+
+def test_samples_come_with_their_codes_and_order(finished):
+    workdir, _ = finished
+    (file,) = (workdir / "samples").glob("*/samples.npz")
+    samples = np.load(file)
+    assert samples["labels"].tolist() == list(range(10))
+    assert samples["images"].shape == (10, 32, 32, 3)
+    assert samples["codes"].shape == (10, 64) and samples["codes"].max() < 128
+    assert (np.sort(samples["orders"], axis=1) == np.arange(64)).all()
+    assert samples["group_sizes"].sum() == 64
+
+
+def test_a_second_run_redoes_nothing(finished):
+    workdir, _ = finished
+    kept = [
+        workdir / d
+        for d in (
+            "tokenizer/checkpoints",
+            "tokenizer/model",
+            "codes",
+            "decoder/checkpoints",
+            "decoder/model",
+            "samples",
+        )
+    ]
+    before = [files(directory) for directory in kept]
+    pipeline.run(tiny(), workdir)
+    assert [files(directory) for directory in kept] == before
+
+
+def test_a_workdir_of_another_config_is_refused(finished):
+    workdir, _ = finished
+    before = files(workdir)
+    other = tiny()
+    other.train.steps = 13
+    with pytest.raises(InputError, match=r"train.steps was 12, now 13"):
+        train.run(other, workdir)
+    other = tiny()
+    other.tokenizer.ch = 16
+    with pytest.raises(InputError, match=r"tokenizer.ch was 8, now 16"):
+        train_tokenizer.run(other, workdir)
+    assert files(workdir) == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("labels", (3, 10, 11), "label 11 is out of range"),
+        ("group_sizes", (1, 2, 3), "sum to 6"),
+        ("steps", 65, "65 steps"),
+        ("top_p", 0.0, "top_p"),
+        ("order", "spiral", "'locality'"),
+        ("count", 0, "count"),
+    ],
+)
+def test_bad_sampling_settings_are_refused(finished, field, value, says):
+    workdir, _ = finished
+    before = files(workdir / "samples")
+    config = tiny()
+    config.sample[field] = value
+    with pytest.raises(InputError, match=says):
+        sample.run(config, workdir)
+    assert files(workdir / "samples") == before
+
+
+def test_tasks_name_the_one_that_comes_first(tmp_path):
+    for task, first in (
+        (encode, "tokenizer"),
+        (train, "encode"),
+        (sample, "decoder"),
+        (evaluate, "train_tokenizer"),
+    ):
+        with pytest.raises(InputError, match=first):
+            task.run(tiny(), tmp_path)
+
+
+def test_a_truncated_model_is_refused_and_kept(finished, tmp_path):
+    workdir, _ = finished
+    model = workdir / "decoder/model/params"
+    (data,) = [p for p in model.rglob("*") if p.is_file() and p.parent.name == "d"]
+    whole = data.read_bytes()
+    data.write_bytes(whole[: len(whole) // 2])
+    config = tiny()
+    config.seed = 1
+    with pytest.raises(InputError, match="truncated"):
+        sample.run(config, workdir)
+    data.write_bytes(whole)
+
+
+def test_a_tokenizer_that_is_not_the_decoders_is_refused(finished):
+    workdir, _ = finished
+    file = workdir / "tokenizer/model/model.json"
+    text = file.read_text()
+    about = json.loads(text)
+    file.write_text(json.dumps(about | {"fingerprint": "0" * 16}))
+    config = tiny()
+    config.seed = 2
+    with pytest.raises(InputError, match="another tokenizer"):
+        sample.run(config, workdir)
+    file.write_text(text)
+
+
+def test_training_without_label_dropout_cannot_be_guided(tmp_path, finished):
+    workdir, _ = finished
+    config = tiny()
+    config.train.label_drop = 0.0
+    for part in ("tokenizer", "codes"):
+        (tmp_path / part).symlink_to(workdir / part)
+    train.run(config, tmp_path)
+    with pytest.raises(InputError, match="label dropout"):
+        sample.run(config, tmp_path)
+    config.sample.guidance = 1.0
+    assert (sample.run(config, tmp_path) / "samples.png").is_file()
+
+
+def test_own_images_take_the_place_of_digits(tmp_path):
+    """A folder with one sub-folder per class, flipped views and all."""
+    rng = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for i in range(24):
+            pixels = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "mine" / name / f"{i}.jpg")
+    config = tiny()
+    config.data.update(source="folder", path=str(tmp_path / "mine"), flip=True)
+    config.sample.steps = 4
+    for task in (train_tokenizer, encode, train):
+        task.run(config, tmp_path / "run")
+    directory = sample.run(config, tmp_path / "run")
+    assert np.load(directory / "samples.npz")["labels"].tolist() == [0, 1]

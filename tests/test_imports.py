@@ -1,0 +1,82 @@
+"""The floors of the house: imports point downwards only, and nobody loads TensorFlow or PyTorch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lpd_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# room -> rooms of ours that it may import; what is not listed is a service
+SERVICES = {"errors", "parallel", "checkpoint", "metrics", "viz"}
+ALLOWED = {
+    "models": {"errors", "models"},
+    "viz": {"errors", "viz"},
+    "data": {"errors", "data", *SERVICES},
+    "weights": {"errors", "models", "weights", *SERVICES},
+    "generation": {"generation", "models", *SERVICES},
+    "training": {"training", "models", *SERVICES},
+    "evaluation": {"evaluation", "models", *SERVICES},
+    "errors": set(),
+    "parallel": {"errors"},
+    "checkpoint": {"errors"},
+    "metrics": {"errors"},
+}
+
+
+def room(parts):
+    return parts[0].removesuffix(".py")
+
+
+def imports(file):
+    """Dotted names below lpd_jax that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (n.removeprefix("lpd_jax.") for n in names if n.startswith("lpd_jax."))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_point_downwards(file):
+    here = file.relative_to(PACKAGE).parts
+    allowed = ALLOWED.get(room(here))
+    for name in imports(file):
+        target = name.split(".")
+        if allowed is not None:
+            assert room(target) in allowed, f"{file} imports lpd_jax.{name}"
+        if here[0] == "tasks" and here[1] not in ("pipeline.py", "ablate.py"):
+            shared = target[0] != "tasks" or target[1] in ("build", "workdir")
+            assert shared, f"{file} imports another task, lpd_jax.{name}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_config_objects_stop_at_the_tasks(file):
+    here = file.relative_to(PACKAGE).parts
+    if here[0] not in ("tasks", "__main__.py"):
+        assert "ml_collections" not in file.read_text()
+
+
+def test_files_stay_readable():
+    for file in FILES:
+        lines = file.read_text().count("\n")
+        assert lines <= 400, f"{file} has {lines} lines"
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno
+                assert length <= 80, f"{file}:{node.lineno} {node.name} has {length} lines"
+
+
+def test_training_and_sampling_load_neither_tensorflow_nor_pytorch():
+    code = (
+        "import sys, lpd_jax.tasks.pipeline\n"
+        "sys.exit(any(m.split('.')[0] in ('tensorflow', 'torch') for m in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

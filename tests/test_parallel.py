@@ -1,0 +1,63 @@
+"""Meshes, born-sharded parameters, and constraints that are really there."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from lpd_jax import parallel
+from lpd_jax.errors import InputError
+from lpd_jax.parallel import MeshConfig
+from lpd_jax.trained import init_decoder
+
+
+def test_one_axis_takes_the_devices_that_are_left():
+    assert dict(parallel.make_mesh(MeshConfig(data=-1, tensor=2)).shape) == {
+        "data": 4,
+        "fsdp": 1,
+        "tensor": 2,
+    }
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, -1, 1), (16, 1, 1), (-1, 3, 1)], ids=str)
+def test_meshes_that_do_not_fit_are_refused(sizes):
+    with pytest.raises(InputError, match="8 device"):
+        parallel.make_mesh(MeshConfig(*sizes))
+
+
+def test_parameters_are_born_where_the_rules_say(decoder):
+    mesh = parallel.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    params, shardings = parallel.born_sharded(
+        lambda key: init_decoder(decoder, key), mesh, parallel.RULES, jax.random.key(0)
+    )
+    kernel = params["blocks"]["qkv"]["kernel"]
+    assert kernel.sharding.spec == P(None, "fsdp", None, "tensor", None)
+    assert kernel.addressable_shards[0].data.shape == (2, 16, 3, 2, 8)
+    assert params["head"]["kernel"].sharding.spec == P("fsdp", "tensor")
+    alone = jax.jit(lambda key: nn.unbox(init_decoder(decoder, key)))(jax.random.key(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, alone)
+    assert jax.tree.structure(params) == jax.tree.structure(shardings)
+
+
+def test_constraints_are_in_the_lowered_program(decoder, decoder_params, batch):
+    """Linen drops logical constraints without a word when mesh or rules are missing."""
+
+    def lowered():
+        return jax.jit(lambda p: decoder.apply({"params": p}, *batch, jnp.arange(24))).lower(
+            decoder_params
+        )
+
+    assert lowered().as_text().count("sharding_constraint") == 0
+    with parallel.use(parallel.make_mesh(MeshConfig())):
+        # one on the embedded sequence, one in the scanned block
+        assert lowered().as_text().count("sharding_constraint") == 2
+
+
+def test_batches_must_divide_among_devices():
+    mesh = parallel.make_mesh(MeshConfig())
+    placed = parallel.put_batch({"x": np.arange(16)}, mesh)
+    assert placed["x"].sharding.spec == P(("data", "fsdp"))
+    with pytest.raises(InputError, match="divide"):
+        parallel.put_batch({"x": np.arange(12)}, mesh)
