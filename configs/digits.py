@@ -82,6 +82,7 @@ def get_config() -> ConfigDict:
             "group_sizes": (),  # sizes themselves, instead of steps
             "group_schedule": "cosine",
             "order": "locality",
+            "order_file": "",  # orders to use by image index, instead of drawing
             "proximity": 1.0,
             "repulsion": 1.0,
             "guidance": 1.8,
@@ -93,6 +94,7 @@ def get_config() -> ConfigDict:
             "segments": 1,
         }
     )
+    config.orders = ConfigDict({"count": 1000})
     config.evaluate = ConfigDict({"steps": 10})
     config.convert = ConfigDict(
         {

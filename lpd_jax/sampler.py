@@ -40,6 +40,25 @@ class Samples:
     orders: Any
 
 
+def image_keys(key: jax.Array, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Typed keys [B] of the orders and of the tokens of images `indices` int32 [B]."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    return jax.vmap(lambda k: tuple(jax.random.split(k)))(keys)
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "group_sizes"))
+def draw_orders(
+    order: Any,
+    key: jax.Array,
+    indices: jax.Array,
+    grid: tuple[int, int],
+    group_sizes: tuple[int, ...],
+) -> jax.Array:
+    """The orders int32 [B, N] that images `indices` int32 [B] of a run get from `order`."""
+    order_keys, _ = image_keys(key, indices)
+    return jax.vmap(lambda k: order.draw(k, grid, group_sizes))(order_keys)
+
+
 @functools.partial(jax.jit, static_argnames=("decoder", "tokenizer", "plan"))
 def generate(
     decoder: Decoder,
@@ -66,12 +85,11 @@ def generate(
         rule: guidance and sampling.
     """
     grid = decoder.config.grid
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-    order_keys, token_keys = jax.vmap(lambda k: tuple(jax.random.split(k)))(keys)
+    _, token_keys = image_keys(key, indices)
     if isinstance(order, jax.Array):
         orders = order
     else:
-        orders = jax.vmap(lambda k: order.draw(k, grid, plan.group_sizes))(order_keys)
+        orders = draw_orders(order, key, indices, grid, plan.group_sizes)
     generated = generate_codes(decoder, params[0], labels, orders, token_keys, plan, rule)
     codes = parallel.constrain_batch(to_raster(generated, orders, decoder.config.num_tokens))
     images = tokenizer.apply({"params": params[1]}, codes, grid, method="decode")
@@ -166,7 +184,7 @@ class Sampler:
         Args:
             labels: int [B]; `num_classes` generates without a class.
             group_sizes: S ints, sum N.
-            order: one of `lpd_jax.generation.orders`, or orders int [B, N].
+            order: one of `lpd_jax.generation.orders`, or orders int [B or more, N].
             rule: guidance and sampling.
             seed: with an image's index, decides that image.
             first_index: index of the first image.
@@ -178,9 +196,9 @@ class Sampler:
             `Samples` of NumPy arrays.
 
         Raises:
-            InputError: a label, the group sizes or the guidance do not fit the model.
+            InputError: a label, the group sizes, the orders or the guidance do not fit the model.
         """
-        labels = self._check(labels, group_sizes, rule)
+        labels = self._check(labels, group_sizes, order, rule)
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         batch_size = ways * math.ceil(min(batch_size or len(labels), len(labels)) / ways)
         plan = make_plan(group_sizes, segments)
@@ -208,7 +226,7 @@ class Sampler:
                 parts.append(jax.device_get(part))
         return jax.tree.map(lambda *x: np.concatenate(x)[: len(labels)], *parts)
 
-    def _check(self, labels, group_sizes, rule: SamplingRule) -> np.ndarray:
+    def _check(self, labels, group_sizes, order, rule: SamplingRule) -> np.ndarray:
         config = self.decoder.config
         labels = np.asarray(labels, np.int32)
         wrong = labels[(labels < 0) | (labels > config.num_classes)]
@@ -219,6 +237,13 @@ class Sampler:
                 "generates without a class)."
             )
         groups.check_group_sizes(tuple(group_sizes), config.num_tokens)
+        if isinstance(order, np.ndarray) and (
+            len(order) < len(labels) or order.shape[1] != config.num_tokens
+        ):
+            raise InputError(
+                f"{len(order)} orders of {order.shape[1]} tokens were given for {len(labels)} "
+                f"images of {config.num_tokens}; draw enough of them with the `orders` task."
+            )
         if not self.guidable and (rule.guidance is not None or config.num_classes in labels):
             raise InputError(
                 "guidance and generation without a class need a model trained with label dropout, "

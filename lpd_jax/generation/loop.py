@@ -1,8 +1,8 @@
 """The decoding loop: from labels and orders to codes in one XLA program (paper section 3.1).
 
 Each step is one pass through the decoder: the tokens of the last group enter the cache as context
-while the queries of the next group are answered. The first pass holds the class, any known tokens,
-and the queries of the first group.
+while the queries of the next group are answered. The first pass holds the class, any known tokens
+(a group of their own), and the queries of the first group.
 
 Dims: B batch, N image tokens, M tokens to be generated, G padded group, C context places,
 Q query places, P cached places.
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lpd_jax.generation.groups import step_of
 from lpd_jax.generation.plan import Plan, Segment
 from lpd_jax.generation.sampling import SamplingRule, guidance_scale, guide, sample
 from lpd_jax.models.decoder import Cache, Decoder, visibility
@@ -84,13 +85,15 @@ class _Run:
         """Repeats rows for the guided and the unguided branch, which lie side by side."""
         return x if self.rule.guidance is None else jnp.repeat(x, 2, axis=0)
 
-    def visible(self, num_context: int, num_queries: int) -> jax.Array:
-        """Who sees whom among the new places of a pass: bool [C+Q, C+Q]."""
-        is_query = jnp.arange(num_context + num_queries) >= num_context
-        # One group of context, then one of queries.
-        step = is_query.astype(jnp.int32)
+    def visible(self, *groups: int) -> jax.Array:
+        """Who sees whom among the new places of a pass: groups of context, then one of queries.
+
+        Returns:
+            bool [C+Q, C+Q].
+        """
+        step = step_of(groups)
         c = self.config
-        return visibility(step, is_query, c.query_attention, c.context_attention)
+        return visibility(step, step == len(groups) - 1, c.query_attention, c.context_attention)
 
     def prefill(self, labels, orders, tokens, known) -> tuple[jax.Array, Cache]:
         """First pass: class and known tokens as context, the first group as queries."""
@@ -104,7 +107,7 @@ class _Run:
             embedded = self.apply(codes, positions, method="embed_codes")
             context = jnp.concatenate([context, embedded], axis=1)
         queries = self.apply(self.branches(orders[:, :size]), method="embed_queries")
-        visible = self.visible(context.shape[1], size)
+        visible = self.visible(1, self.plan.num_known, size)
         answer = self.apply(context, queries, visible[None], method="step")
         tokens = self._draw(answer.logits, tokens, jnp.int32(0))
         rest = self.plan.cache_length - context.shape[1]

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from lpd_jax import parallel
 from lpd_jax.data import sources
 from lpd_jax.errors import InputError
-from lpd_jax.generation import groups, orders
+from lpd_jax.generation import groups, orders, schedule
 from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 from lpd_jax.sampler import Sampler
@@ -30,6 +31,13 @@ def images(config: ConfigDict, split: str):
         case "tfds":
             return sources.TfdsImages(config.path, split, config.size)
     raise InputError(f"data.source={config.source!r} must be 'digits', 'folder' or 'tfds'.")
+
+
+def labelled_images(config: ConfigDict, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """All images uint8 [M, S, S, 3] and labels int [M] of a split of `images`."""
+    source = images(config, split)
+    batch = next(iter(grain.MapDataset.source(source).batch(len(source))))
+    return batch["image"], batch["label"]
 
 
 def mesh(config: ConfigDict) -> jax.sharding.Mesh:
@@ -50,6 +58,12 @@ def loop(config: ConfigDict) -> LoopConfig:
     return LoopConfig(**_pick(LoopConfig, config))
 
 
+def lasting(config: ConfigDict) -> dict[str, Any]:
+    """The fields of a training section that decide what is learned, not how often it is shown."""
+    rhythm = ("log_every", "save_every", "keep", "keep_every")
+    return {name: value for name, value in config.to_dict().items() if name not in rhythm}
+
+
 def optimizer(config: ConfigDict) -> OptimizerConfig:
     """The fields of a training section that AdamW takes."""
     return OptimizerConfig(**_pick(OptimizerConfig, config))
@@ -68,8 +82,25 @@ def group_sizes(config: ConfigDict, num_tokens: int) -> tuple[int, ...]:
     return groups.group_sizes(num_tokens, config.steps, config.group_schedule)
 
 
+def grid(config: ConfigDict) -> tuple[int, int]:
+    """Rows and columns of codes of an image of `data.size` pixels."""
+    stride = TokenizerConfig(**config.tokenizer).stride
+    if config.data.size % stride:
+        raise InputError(
+            f"data.size={config.data.size} is not a multiple of {stride}, the stride of the "
+            "tokenizer; change data.size."
+        )
+    return (config.data.size // stride,) * 2
+
+
 def order(config: ConfigDict):
-    """The generation order named by `config.order`, with the thresholds of its section."""
+    """The generation order named by `config.order`, with the thresholds of its section.
+
+    With `config.order_file`, the orders of that file instead: int32 [images, N], the i-th for
+    image i.
+    """
+    if config.order_file:
+        return schedule.read_orders(config.order_file)
     match config.order:
         case "locality":
             return orders.LocalityAware(

@@ -4,12 +4,12 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lpd_jax.evaluation import classifier, pixels, report
+from lpd_jax.evaluation import report
+from lpd_jax.evaluation.judge import fit_judge
 from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import build
 from lpd_jax.tasks.workdir import claim, plain, read_json, read_seconds, timed
@@ -45,37 +45,27 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 def _judge(config: ConfigDict, sampler: Sampler, directory: Path) -> tuple[dict, np.ndarray]:
     """Figures of the classifier, of images in `evaluate.steps` steps and of one code per step."""
-    train, heldout = (_load(build.images(config.data, s)) for s in ("train", "heldout"))
-    judge = classifier.fit_classifier(*train)
-    labels = heldout[1]
+    judge = fit_judge(*(build.labelled_images(config.data, s) for s in ("train", "heldout")))
+    labels = judge.heldout_labels
     num_tokens = sampler.decoder.config.num_tokens
-    images = {
-        steps: _generate(config, sampler, labels, steps, directory)
+    few, full = (
+        _generate(config, sampler, labels, steps, directory)
         for steps in (config.evaluate.steps, num_tokens)
-    }
-    few, full = images[config.evaluate.steps], images[num_tokens]
-    gray = {
-        "train": pixels.gray(train[0]),
-        "heldout": pixels.gray(heldout[0]),
-        "few": pixels.gray(few),
-        "full": pixels.gray(full),
-    }
-    real = np.concatenate([gray["train"], gray["heldout"]])
-    size = min(len(few), len(real) // 2)
+    )
     figures = {
-        "classifier": {"heldout_accuracy": judge.accuracy(*heldout)},
+        "classifier": {"heldout_accuracy": judge.heldout_accuracy},
         "samples": {
             "steps": config.evaluate.steps,
             "count": len(labels),
-            "class_accuracy": judge.accuracy(few, labels),
-            "class_accuracy_full_steps": judge.accuracy(full, labels),
-            "frechet": pixels.frechet_distance(gray["few"], gray["heldout"], size),
-            "frechet_full_steps": pixels.frechet_distance(gray["full"], gray["heldout"], size),
-            "near_copies": pixels.near_copies(gray["few"], gray["train"]),
-            "near_copies_heldout": pixels.near_copies(gray["heldout"], gray["train"]),
+            "class_accuracy": judge.class_accuracy(few, labels),
+            "class_accuracy_full_steps": judge.class_accuracy(full, labels),
+            "frechet": judge.frechet(few),
+            "frechet_full_steps": judge.frechet(full),
+            "near_copies": judge.near_copies(few),
+            "near_copies_heldout": judge.near_copies_heldout(),
             "settings": plain(config.sample),
         },
-        "frechet_floor": pixels.frechet_floor(real, size),
+        "frechet_floor": judge.frechet_floor(len(few)),
     }
     return figures, few
 
@@ -103,12 +93,6 @@ def _generate(
         np.savez_compressed(partial, images=samples.images, codes=samples.codes)
         partial.rename(cache)
     return np.load(cache)["images"]
-
-
-def _load(source) -> tuple[np.ndarray, np.ndarray]:
-    """All images uint8 [M, S, S, 3] and labels int [M] of a source."""
-    batch = next(iter(grain.MapDataset.source(source).batch(len(source))))
-    return batch["image"], batch["label"]
 
 
 def _pictures(workdir: Path, sheet: Path) -> dict[str, Path]:

@@ -29,7 +29,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     rule = build.sampling(section)
     settings = {"seed": config.seed, "sample": section, "checkpoint": config.checkpoint}
     name = f"{section.order}-{len(group_sizes)}steps-cfg{section.guidance:g}-{digest(settings)}"
-    directory = claim(workdir / "samples" / name, settings)
+    directory = workdir / "samples" / name
     if (directory / "samples.png").is_file():
         _LOG.info("sample: already in %s", directory)
         return directory
@@ -45,6 +45,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             progress=jax.process_index() == 0,
         )
         if jax.process_index() == 0:
+            claim(directory, settings)
             _write(directory, section, sampler, samples, labels, group_sizes)
     _LOG.info("sample: %d images in %s", len(labels), directory)
     return directory

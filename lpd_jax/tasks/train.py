@@ -31,18 +31,18 @@ _LOG = logging.getLogger(__name__)
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     """Trains (or goes on training) in `workdir/decoder`; returns its figures."""
     workdir = Path(workdir)
+    if not 0 <= config.train.label_drop < 1:
+        raise InputError(f"train.label_drop={config.train.label_drop} must be in [0, 1).")
     spec = code_dataset.read_spec(workdir / "codes")
     directory = claim(
         workdir / "decoder",
         {
             "seed": config.seed,
             "decoder": config.decoder,
-            "train": config.train,
+            "train": build.lasting(config.train),
             "tokenizer": spec.tokenizer["fingerprint"],
         },
     )
-    if not 0 <= config.train.label_drop < 1:
-        raise InputError(f"train.label_drop={config.train.label_drop} must be in [0, 1).")
     network = Decoder(
         DecoderConfig(
             grid=spec.grid,

@@ -35,7 +35,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             "seed": config.seed,
             "data": config.data,
             "tokenizer": config.tokenizer,
-            "train_tokenizer": config.train_tokenizer,
+            "train_tokenizer": build.lasting(config.train_tokenizer),
         },
     )
     network = build.tokenizer(config)

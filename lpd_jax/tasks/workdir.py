@@ -34,6 +34,8 @@ def plain(settings: Any) -> Any:
 def claim(directory: Path, settings: Mapping[str, Any]) -> Path:
     """Makes `directory` the work of these settings, or finds that it is.
 
+    Settings under which nothing was made (the run failed at once) give way to new ones.
+
     Raises:
         InputError: it cannot be written, or it is the work of other settings (named one by one).
     """
@@ -42,12 +44,14 @@ def claim(directory: Path, settings: Mapping[str, Any]) -> Path:
     file = directory / "settings.json"
     if file.is_file():
         found = json.loads(file.read_text())
-        if differences := _differences(found, wanted):
+        differences = _differences(found, wanted)
+        if differences and any(entry != file for entry in directory.iterdir()):
             raise InputError(
                 f"{directory} was made with other settings: {'; '.join(differences)}. Give "
                 "another --workdir, or take the change back."
             )
-        return directory
+        if not differences:
+            return directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
@@ -61,8 +65,13 @@ def claim(directory: Path, settings: Mapping[str, Any]) -> Path:
 
 def write_json(path: Path, data: Any) -> None:
     """Writes a file whole or not at all."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(data, indent=2) + "\n")
+    partial.write_text(text)
     partial.rename(path)
 
 

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -43,4 +44,34 @@ def code_histogram(counts: np.ndarray) -> Figure:
         ylabel="share of tokens",
     )
     axes.legend()
+    return figure
+
+
+def error_bars(
+    rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], axis: Sequence[Any], label: str
+) -> Figure:
+    """One panel per metric, one curve per name, with error bars.
+
+    Args:
+        rows: each with "name", "x", and per metric a tuple that begins with mean and standard
+            error (NaN draws no bar), see `lpd_jax.evaluation.summary`.
+        metrics: the panels.
+        axis: the values of "x" from left to right, drawn at equal distances.
+        label: what "x" is.
+    """
+    figure = Figure(figsize=(4.5 * len(metrics) + 1.5, 3.6), layout="constrained")
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    # Side by side, or the bars would hide each other.
+    shifts = 0.3 * (np.arange(len(names)) - (len(names) - 1) / 2) / max(1, len(names))
+    for axes, metric in zip(np.ravel(figure.subplots(1, len(metrics))), metrics, strict=True):
+        for name, shift in zip(names, shifts, strict=True):
+            own = sorted(
+                (axis.index(row["x"]), *row[metric][:2]) for row in rows if row["name"] == name
+            )
+            at, mean, error = np.reshape(own, (-1, 3)).T
+            axes.errorbar(at + shift, mean, error, label=name, marker=".", capsize=2, linewidth=1)
+        axes.set(title=metric, xlabel=label, xticks=range(len(axis)), xticklabels=axis)
+        axes.grid(alpha=0.3)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper")
     return figure

@@ -164,17 +164,19 @@ def test_tasks_name_the_one_that_comes_first(tmp_path):
             task.run(tiny(), tmp_path)
 
 
-def test_a_truncated_model_is_refused_and_kept(finished, tmp_path):
+def test_a_truncated_model_is_refused_and_kept(finished):
     workdir, _ = finished
     model = workdir / "decoder/model/params"
-    (data,) = [p for p in model.rglob("*") if p.is_file() and p.parent.name == "d"]
-    whole = data.read_bytes()
-    data.write_bytes(whole[: len(whole) // 2])
+    data = [p for p in model.rglob("*") if p.is_file() and p.parent.name == "d"]
+    whole = {file: file.read_bytes() for file in data}
+    for file, content in whole.items():
+        file.write_bytes(content[: len(content) // 2])
     config = tiny()
     config.seed = 1
     with pytest.raises(InputError, match="truncated"):
         sample.run(config, workdir)
-    data.write_bytes(whole)
+    for file, content in whole.items():
+        file.write_bytes(content)
 
 
 def test_a_tokenizer_that_is_not_the_decoders_is_refused(finished):

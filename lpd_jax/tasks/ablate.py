@@ -1,0 +1,253 @@
+"""Task: measures a list of config diffs, each under several seeds, and puts them in one table.
+
+    python -m lpd_jax ablate --config=configs/ablations/orders.py --workdir=runs/digits
+    python -m lpd_jax ablate --config=configs/ablations/orders.py --workdir=runs/digits \\
+        --config.ablation.only=3
+
+The second form measures one variant, for an array of jobs that share a workdir; whichever ends last
+writes the whole table. What is measured already, with the same settings, is not measured again.
+"""
+
+import dataclasses
+import logging
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from lpd_jax import checkpoint
+from lpd_jax.errors import InputError
+from lpd_jax.evaluation import summary
+from lpd_jax.evaluation.judge import Judge, fit_judge
+from lpd_jax.sampler import Sampler, draw_orders
+from lpd_jax.tasks import build, encode, train, train_tokenizer
+from lpd_jax.tasks.workdir import digest, plain, read_json, write_json, write_text
+from lpd_jax.viz import plots
+
+_LOG = logging.getLogger(__name__)
+
+METRICS = ("class_accuracy", "frechet_ratio")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One line of an ablation.
+
+    Attributes:
+        name: its curve in the plot, its row in the table.
+        x: where on the horizontal axis, its column in the table.
+        config: the base config with the diff and the seed in it.
+        settings: everything that its figures depend on, as JSON data.
+        file: where its figures go.
+    """
+
+    name: str
+    x: Any
+    config: ConfigDict
+    settings: dict[str, Any]
+    file: Path
+
+
+def run(config: ConfigDict, workdir: str | Path) -> Path:
+    """Measures what is missing and writes the table and the plot of what is there.
+
+    Returns:
+        `workdir/ablations/<name>`, with table.csv, table.md, plot.png and results/.
+
+    Raises:
+        InputError: the list of variants is wrong, or the shared models are not there and only one
+            variant was asked for.
+    """
+    if "ablation" not in config:
+        raise InputError("this config has no ablation; choose one of configs/ablations/.")
+    section, workdir = config.ablation, Path(workdir)
+    variants = [
+        read_variant(config, workdir, index, seed)
+        for index in range(len(section.variants))
+        for seed in section.seeds
+    ]
+    _check_distinct(variants, section)
+    if not -1 <= section.only < len(section.variants):
+        raise InputError(
+            f"ablation.only={section.only} must be a number from 0 to {len(section.variants) - 1}, "
+            "or -1 for all."
+        )
+    first = max(section.only, 0) * len(section.seeds)
+    chosen = variants if section.only < 0 else variants[first : first + len(section.seeds)]
+    missing = [variant for variant in chosen if not variant.file.is_file()]
+    if missing:
+        _prepare(config, workdir)
+        _measure(config, workdir, missing)
+    directory = workdir / "ablations" / section.name
+    if jax.process_index() == 0:
+        _summarise(directory, section, variants)
+    return directory
+
+
+def read_variant(config: ConfigDict, workdir: Path, index: int, seed: int) -> Variant:
+    """Variant `index` of `config.ablation` under a seed.
+
+    Raises:
+        InputError: its diff sets a field that the config does not have, or to another type, or one
+            that all variants share.
+    """
+    section = config.ablation
+    name, diff = section.variants[index]
+    own = ("sample", "decoder", "train") if section.retrain else ("sample",)
+    changed = config.copy_and_resolve_references()
+    changed.seed = seed
+    for field, value in diff.items():
+        if field.partition(".")[0] not in own:
+            raise InputError(
+                f"variant {index} ({name}) sets {field}, which all variants share: they may differ "
+                f"in {', '.join(own)}" + ("." if section.retrain else ", or set ablation.retrain.")
+            )
+        try:
+            changed.update_from_flattened_dict({field: value})
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"variant {index} ({name}) sets {field}={value!r}, which the config has no such "
+                "field for; the base config lists its fields and their types."
+            ) from error
+    names = ("data", *own) if section.retrain else ("data", *own, "checkpoint")
+    settings = plain({"seed": seed, **{name: changed[name] for name in names}})
+    x = read_field(changed, section.x)
+    stem = re.sub(r"[^\w.-]+", "_", f"{name}-{x}-seed{seed}-{digest(settings)}")
+    file = workdir / "ablations" / section.name / "results" / f"{stem}.json"
+    return Variant(name, x, changed, settings, file)
+
+
+def read_field(config: ConfigDict, field: str) -> Any:
+    """The value of a dotted field.
+
+    Raises:
+        InputError: there is no such field.
+    """
+    value = config
+    for part in field.split("."):
+        if not isinstance(value, ConfigDict) or part not in value:
+            raise InputError(f"ablation.x={field!r} is no field of the config.")
+        value = value[part]
+    return value
+
+
+def _check_distinct(variants: list[Variant], section: ConfigDict) -> None:
+    places = [(variant.name, variant.x, variant.config.seed) for variant in variants]
+    if not places:
+        raise InputError("ablation.variants and ablation.seeds must each hold at least one.")
+    for name, x, seed in places:
+        if places.count((name, x, seed)) > 1:
+            raise InputError(
+                f"two variants are {name!r} at {section.x}={x} with seed {seed}; name one of them "
+                "otherwise."
+            )
+
+
+def _prepare(config: ConfigDict, workdir: Path) -> None:
+    """Trains what all variants share, unless it is there."""
+    source = Path(config.checkpoint or workdir)
+    needed = ["tokenizer/model/model.json"]
+    needed.append("codes/spec.json" if config.ablation.retrain else "decoder/model/model.json")
+    absent = [name for name in needed if not (source / name).is_file()]
+    if not absent:
+        return
+    if config.checkpoint or config.ablation.only >= 0:
+        raise InputError(
+            f"{source} has no {absent[0]}, which all variants share; run the pipeline, or this "
+            "without ablation.only, before the variants one by one."
+        )
+    train_tokenizer.run(config, workdir)
+    encode.run(config, workdir)
+    if not config.ablation.retrain:
+        train.run(config, workdir)
+
+
+def _measure(config: ConfigDict, workdir: Path, missing: list[Variant]) -> None:
+    """Writes the figures of each variant."""
+    splits = (build.labelled_images(config.data, split) for split in ("train", "heldout"))
+    judge = fit_judge(*splits)
+    floor = judge.frechet_floor(len(judge.heldout_labels))
+    missing[0].file.parent.mkdir(parents=True, exist_ok=True)
+    progress = tqdm(missing, config.ablation.name, unit="variant", dynamic_ncols=True)
+    for variant, sampler in _with_models(config, workdir, progress):
+        start = time.perf_counter()
+        figures = _figures(variant, sampler, judge)
+        figures["frechet_ratio"] = figures["frechet"] / floor
+        figures["seconds"] = round(time.perf_counter() - start, 2)
+        if jax.process_index() == 0:
+            about = {"name": variant.name, "x": variant.x, "seed": variant.config.seed}
+            write_json(variant.file, about | figures | {"settings": variant.settings})
+
+
+def _with_models(
+    config: ConfigDict, workdir: Path, variants: tqdm
+) -> Iterator[tuple[Variant, Sampler]]:
+    """Each variant with its models, which are trained first when they are the variant's own."""
+    if not config.ablation.retrain:
+        sampler = build.sampler(config, workdir)
+        yield from ((variant, sampler) for variant in variants)
+        return
+    for variant in variants:
+        directory = _retrained(config, workdir, variant)
+        mesh, rules = build.mesh(config), build.rules(config)
+        yield variant, Sampler.load(directory, mesh, rules)
+
+
+def _retrained(config: ConfigDict, workdir: Path, variant: Variant) -> Path:
+    """Directory of a decoder trained with the variant's settings, on the shared codes."""
+    source = Path(config.checkpoint or workdir).absolute()
+    shared = checkpoint.read_model_json(source / "tokenizer/model", "tokenizer")["fingerprint"]
+    own = {name: variant.settings[name] for name in ("seed", "decoder", "train")}
+    directory = workdir / "ablations/models" / digest({"tokenizer": shared, **own})
+    directory.mkdir(parents=True, exist_ok=True)
+    for part in ("tokenizer", "codes"):
+        if not (directory / part).is_symlink():
+            (directory / part).symlink_to(source / part)
+    if not (directory / "decoder/model/model.json").is_file():
+        train.run(variant.config, directory)
+    return directory
+
+
+def _figures(variant: Variant, sampler: Sampler, judge: Judge) -> dict[str, float]:
+    """One image for each held-out image, of its class, against the held-out images."""
+    section, seed, labels = variant.config.sample, variant.config.seed, judge.heldout_labels
+    network = sampler.decoder.config
+    group_sizes = build.group_sizes(section, network.num_tokens)
+    order = build.order(section)
+    if not section.order_file:
+        # Orders as an array, so that all of them share the program of their group sizes.
+        indices, key = jax.numpy.arange(len(labels)), jax.random.key(seed)
+        order = jax.device_get(draw_orders(order, key, indices, network.grid, group_sizes))
+    samples = sampler.sample(
+        labels,
+        group_sizes,
+        order,
+        build.sampling(section),
+        seed=seed,
+        batch_size=section.batch_size,
+        segments=section.segments,
+    )
+    return {
+        "class_accuracy": judge.class_accuracy(samples.images, labels),
+        "frechet": judge.frechet(samples.images),
+        "count": len(labels),
+    }
+
+
+def _summarise(directory: Path, section: ConfigDict, variants: list[Variant]) -> None:
+    """Table and plot of the results that are there."""
+    done = [variant.file for variant in variants if variant.file.is_file()]
+    rows = summary.summarise([read_json(file, f"{file} is gone.") for file in done], METRICS)
+    tables = [summary.markdown_table(rows, metric, section.x) for metric in METRICS]
+    head = f"# {section.name}\n\n{len(done)} of {len(variants)} results, mean ± standard error.\n\n"
+    write_text(directory / "table.md", head + "\n".join(tables))
+    write_text(directory / "table.csv", summary.csv_table(rows, METRICS, section.x))
+    figure = plots.error_bars(rows, METRICS, summary.axis(rows), section.x)
+    figure.savefig(directory / ".plot.png", dpi=100)
+    (directory / ".plot.png").rename(directory / "plot.png")
+    _LOG.info("ablate: %d of %d results in %s", len(done), len(variants), directory)

@@ -1,0 +1,105 @@
+"""Task: draws generation orders ahead of time, and shows what they look like.
+
+    python -m lpd_jax orders --config=configs/lpd_256.py:L --workdir=runs/l \\
+        --config.orders.count=1000
+
+Order i of the file is the one that `sample` gives image i of the same seed. The file has the
+official format, so other programs can read it, and `sample.order_file` reads it (or an official
+one) back in place of drawing.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from lpd_jax.errors import InputError
+from lpd_jax.generation.schedule import Schedule, write_orders
+from lpd_jax.sampler import draw_orders
+from lpd_jax.tasks import build
+from lpd_jax.tasks.workdir import claim, digest, timed, write_json
+from lpd_jax.viz import orders as pictures
+
+_LOG = logging.getLogger(__name__)
+
+_BATCH = 64  # more leave the caches of a CPU, see docs/orders.md
+_MEASURED = 1024  # orders that the statistics are of, at most
+
+
+def run(config: ConfigDict, workdir: str | Path) -> Path:
+    """Writes orders, pictures and statistics to a directory named by the settings; returns it.
+
+    Raises:
+        InputError: no orders are asked for, the file to show has too few, or a setting is wrong.
+    """
+    section, count = config.sample, config.orders.count
+    if count < 1:
+        raise InputError(f"orders.count={count} must be at least 1.")
+    grid = build.grid(config)
+    group_sizes = build.group_sizes(section, grid[0] * grid[1])
+    order = build.order(section)
+    settings = {
+        "seed": config.seed,
+        "grid": grid,
+        "count": count,
+        "group_sizes": group_sizes,
+        **{name: section[name] for name in ("order", "order_file", "proximity", "repulsion")},
+    }
+    name = f"{section.order}-{len(group_sizes)}steps-{digest(settings)}"
+    directory = claim(Path(workdir) / "orders" / name, settings)
+    if (directory / "statistics.json").is_file():
+        _LOG.info("orders: already in %s", directory)
+    elif jax.process_index() == 0:
+        with timed(workdir, "orders"):
+            orders = draw(order, config.seed, count, grid, group_sizes)
+            _write(directory, Schedule(orders, group_sizes, grid).check())
+        _LOG.info("orders: %d in %s", count, directory)
+    return directory
+
+
+def draw(
+    order, seed: int, count: int, grid: tuple[int, int], group_sizes: tuple[int, ...]
+) -> np.ndarray:
+    """Orders int32 [count, N] of images 0 to count - 1, as `Sampler.sample` draws them.
+
+    Args:
+        order: one of `lpd_jax.generation.orders`, or orders int32 [images, N], which are cut.
+        seed: of the run.
+        count: images.
+        grid: rows and columns.
+        group_sizes: S ints, sum N.
+    """
+    if isinstance(order, np.ndarray):
+        if len(order) < count:
+            raise InputError(f"the order file holds {len(order)} orders; lower orders.count.")
+        return order[:count]
+    key, size = jax.random.key(seed), min(count, _BATCH)
+    parts = []
+    for start in tqdm(range(0, count, size), "orders", unit="batch", dynamic_ncols=True):
+        indices = jnp.arange(start, start + size, dtype=jnp.int32)
+        parts.append(jax.device_get(draw_orders(order, key, indices, grid, group_sizes)))
+    return np.concatenate(parts)[:count]
+
+
+def _write(directory: Path, schedule: Schedule) -> None:
+    measured = schedule.replace(orders=schedule.orders[:_MEASURED])
+    step_maps = np.asarray(measured.step_map)
+    rows = pictures.statistics_table(step_maps)
+    title = "order of image 0"
+    pictures.step_heatmap(step_maps[0], title).savefig(directory / "heatmap.png")
+    pictures.group_panels(step_maps[0], title=title).savefig(directory / "groups.png")
+    pictures.save_animation(directory / "order.gif", step_maps[0])
+    write_json(directory / "group_sizes.json", list(schedule.group_sizes))
+    partial = directory / ".orders.json"
+    write_orders(partial, schedule.orders)
+    partial.rename(directory / "orders.json")
+    head = f"Means over {len(step_maps)} orders.\n\n"
+    (directory / "statistics.md").write_text(head + pictures.markdown_table(rows) + "\n")
+    # Last: it says that the directory is complete. JSON has no NaN.
+    plain = json.loads(json.dumps(rows), parse_constant=lambda _: None)
+    write_json(directory / "statistics.json", {"orders": len(step_maps), "steps": plain})
