@@ -98,6 +98,7 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict({"steps": 10})
     config.convert = ConfigDict(
         {
+            "heads": 0,  # of the decoder; 0: the config's if its width is, else width / 64
             "tokenizer": "",  # official files to read: .pth, .pt, .safetensors or .npz
             "decoder": "",
             "export_tokenizer": "",  # official files to write: .safetensors

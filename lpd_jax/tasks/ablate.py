@@ -68,8 +68,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     section, workdir = config.ablation, Path(workdir)
     variants = [
         read_variant(config, workdir, index, seed)
+        for seed in section.seeds  # the outer loop, so that one that is stopped has whole seeds
         for index in range(len(section.variants))
-        for seed in section.seeds
     ]
     _check_distinct(variants, section)
     if not -1 <= section.only < len(section.variants):
@@ -77,8 +77,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             f"ablation.only={section.only} must be a number from 0 to {len(section.variants) - 1}, "
             "or -1 for all."
         )
-    first = max(section.only, 0) * len(section.seeds)
-    chosen = variants if section.only < 0 else variants[first : first + len(section.seeds)]
+    chosen = variants if section.only < 0 else variants[section.only :: len(section.variants)]
     missing = [variant for variant in chosen if not variant.file.is_file()]
     if missing:
         _prepare(config, workdir)
@@ -114,8 +113,10 @@ def read_variant(config: ConfigDict, workdir: Path, index: int, seed: int) -> Va
                 f"variant {index} ({name}) sets {field}={value!r}, which the config has no such "
                 "field for; the base config lists its fields and their types."
             ) from error
-    names = ("data", *own) if section.retrain else ("data", *own, "checkpoint")
-    settings = plain({"seed": seed, **{name: changed[name] for name in names}})
+    settings = {"seed": seed, **{name: changed[name] for name in ("data", "checkpoint", "sample")}}
+    if section.retrain:
+        settings |= {"decoder": changed.decoder, "train": build.lasting(changed.train)}
+    settings = plain(settings)
     x = read_field(changed, section.x)
     stem = re.sub(r"[^\w.-]+", "_", f"{name}-{x}-seed{seed}-{digest(settings)}")
     file = workdir / "ablations" / section.name / "results" / f"{stem}.json"

@@ -7,11 +7,13 @@
     python -m lpd_jax convert --config=configs/lpd_256.py:L --workdir=runs/l \\
         --config.convert.export_decoder=mine.safetensors
 
-The sizes come from the shapes in the file and must be those of the config, because the config also
-says what no shape tells (heads, groups of the norms) and what goes with a size (guidance, dtype).
-The exception is the grid: with another `data.size` the position embedding is resized to it.
+The sizes come from the shapes in the file. What no shape tells is the config's if the file is a
+network of its sizes: heads, groups of the norms, and the grid (with another `data.size` the
+position embedding is resized). A file of other sizes is taken as its shapes say, with a warning: heads are
+then width / 64 unless `convert.heads` says otherwise, groups of the norms 32.
 """
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
@@ -50,7 +52,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
         InputError: no file is named, one cannot be used, or something else is in its place.
     """
     section, workdir = config.convert, Path(workdir)
-    if not any(section.values()):
+    if not any(value for name, value in section.items() if name != "heads"):
         raise InputError(
             "there is nothing to convert: name official files with --config.convert.tokenizer and "
             "--config.convert.decoder, or files to write with --config.convert.export_tokenizer "
@@ -80,7 +82,7 @@ def import_tokenizer(config: ConfigDict, workdir: Path) -> None:
     # Norm groups leave no trace in the shapes: the config's are meant if this is its network.
     same = official["encoder.conv_in.weight"].shape[:1] == (stated.ch,)
     groups = stated.norm_groups if same else TokenizerConfig.norm_groups
-    _compare(path, "tokenizer", weights.tokenizer_config(official, groups), stated)
+    stated = _settle(path, "tokenizer", weights.tokenizer_config(official, groups), stated)
     about = {"kind": "tokenizer", "config": plain(stated)}
 
     def convert():
@@ -96,7 +98,8 @@ def import_decoder(config: ConfigDict, workdir: Path) -> None:
     official = _read(path, "decoder")
     tokenizer = checkpoint.read_model_json(workdir / "tokenizer/model", "tokenizer")
     same = official["token_emb.weight"].shape[1:] == (config.decoder.width,)
-    found = weights.decoder_config(official, config.decoder.heads if same else None)
+    heads = config.convert.heads or (config.decoder.heads if same else None)
+    found = weights.decoder_config(official, heads)
     if found.vocab_size != tokenizer["config"]["codebook_size"]:
         raise InputError(
             f"{path} knows {found.vocab_size} codes and the tokenizer in {workdir} "
@@ -108,7 +111,7 @@ def import_decoder(config: ConfigDict, workdir: Path) -> None:
         num_classes=found.num_classes,
         **config.decoder,
     )
-    _compare(path, "decoder", found, stated)
+    stated = _settle(path, "decoder", found, stated)
     about = {
         "kind": "decoder",
         "config": plain(stated),
@@ -147,17 +150,28 @@ def _grid(config: ConfigDict, stride: int) -> tuple[int, int]:
     return (config.data.size // stride,) * 2
 
 
-def _compare(path: Path, section: str, found: Any, stated: Any) -> None:
-    """Raises InputError, with the flags that would help, where file and config disagree."""
+def _settle(path: Path, section: str, found: Any, stated: Any) -> Any:
+    """The config to convert to: the stated one if its sizes are those found, else what was found.
+
+    What no file says (dtype, dropout, ...) is the stated config's in either case.
+    """
     sizes = _DECODER_SIZES if section == "decoder" else _TOKENIZER_SIZES
-    wrong = [name for name in sizes if getattr(found, name) != getattr(stated, name)]
-    if wrong:
-        stated_sizes = ", ".join(f"{name}={getattr(stated, name)}" for name in wrong)
-        flags = [f"--config.{section}.{name}={getattr(found, name)}" for name in wrong]
-        raise InputError(
-            f"{path} is no {section} of the config's {stated_sizes}: give the config of its size, "
-            f"or {' '.join(flag.replace(' ', '') for flag in flags)}."
-        )
+    other = [name for name in sizes if getattr(found, name) != getattr(stated, name)]
+    if not other:
+        return stated
+    _LOG.warning(
+        "convert: %s is no %s of the config's %s; taken as %s, as its shapes say",
+        path,
+        section,
+        *(
+            ", ".join(f"{name}={getattr(config, name)}" for name in other)
+            for config in (stated, found)
+        ),
+    )
+    shapes = ("grid", "vocab_size", "num_classes", *sizes)
+    return dataclasses.replace(
+        stated, **{name: getattr(found, name) for name in shapes if hasattr(found, name)}
+    )
 
 
 def _import(

@@ -72,7 +72,7 @@ def decoder_config(weights: Mapping[str, np.ndarray], heads: int | None = None) 
         num_classes=num_classes,
         width=width,
         depth=_count(weights, r"blocks\.(\d+)\."),
-        heads=heads or width // _HEAD_WIDTH,
+        heads=heads or max(1, width // _HEAD_WIDTH),
         mlp_ratio=hidden / width,
     )
 

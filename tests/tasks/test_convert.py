@@ -163,9 +163,6 @@ def test_a_bad_file_leaves_nothing_behind(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decoder__depth": 4}, r"config's depth=4: .* --config\.decoder\.depth=3\."),
-        ({"decoder__width": 128}, r"width=128, heads=4: .*width=64 --config\.decoder\.heads=1\."),
-        ({"tokenizer__ch_mult": (1, 2, 4)}, r"--config\.tokenizer\.ch_mult=\(1,1,2,2,4\)"),
         ({"data__size": 40}, "data.size=40 is not a multiple of 16"),
         ({"convert__decoder": str(TOKENIZER)}, "holds a tokenizer"),
         ({"convert__tokenizer": "absent.pt"}, "no weight file absent.pt"),
@@ -177,6 +174,22 @@ def test_mistakes_are_explained(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         convert.run(importing(**changes), tmp_path)
     assert not list(tmp_path.glob("decoder"))
+
+
+@pytest.mark.parametrize("heads", [0, 4])
+def test_files_of_other_sizes_are_taken_as_their_shapes_say(tmp_path, heads):
+    """Nothing of the config fits: sizes come from the files, heads as asked or width / 64."""
+    config = digits.get_config()
+    config.decoder.dropout = 0.3
+    config.convert.update(decoder=str(DECODER), tokenizer=str(TOKENIZER), heads=heads)
+    convert.run(config, tmp_path)
+    found = read_model_json(tmp_path / "decoder/model", "decoder")["config"]
+    assert (found["width"], found["depth"], found["heads"]) == (64, 3, heads or 1)
+    assert (found["grid"], found["vocab_size"], found["num_classes"]) == ([4, 4], 64, 10)
+    assert found["dropout"] == 0.3
+    found = read_model_json(tmp_path / "tokenizer/model", "tokenizer")["config"]
+    assert (found["ch"], found["ch_mult"], found["norm_groups"]) == (32, [1, 1, 2, 2, 4], 32)
+    assert Sampler.load(tmp_path)([3], steps=4).shape == (1, 64, 64, 3)
 
 
 def test_a_decoder_of_another_vocabulary_is_refused(converted, tmp_path):

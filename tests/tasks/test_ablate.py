@@ -1,0 +1,194 @@
+"""Ablations: the list of diffs, what is measured once, and the table; with networks of no worth."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.ablations import attention, orders, thresholds
+from lpd_jax.errors import InputError
+from lpd_jax.tasks import ablate, encode, sample, train, train_tokenizer
+
+
+def tiny(module=orders, seeds=(0, 1)):
+    config = module.get_config()
+    config.data.size = 16
+    config.tokenizer.update(ch=8, ch_mult=(1, 1, 1), z_channels=8, norm_groups=4)
+    config.train_tokenizer.update(steps=2, batch_size=16, warmup_steps=1)
+    config.encode.update(batch_size=256)
+    config.decoder.update(width=16, depth=1, heads=2, unroll=1)
+    config.train.update(
+        steps=2, batch_size=16, warmup_steps=1, decay_start=1, schedules=(16, 4), log_every=1
+    )
+    config.sample.update(guidance=1.0, steps=4)
+    config.ablation.seeds = seeds
+    return config.lock()
+
+
+def first_orders(config):
+    """Two orders at two numbers of steps."""
+    config.ablation.variants = tuple(
+        (order, {"sample.order": order, "sample.steps": steps})
+        for order in ("raster", "random")
+        for steps in (4, 3)
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A workdir with a tokenizer, codes and a decoder."""
+    workdir = tmp_path_factory.mktemp("shared")
+    for task in (train_tokenizer, encode, train):
+        task.run(tiny(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def config(shared):
+    config = first_orders(tiny())
+    config.checkpoint = str(shared)
+    return config
+
+
+def results(directory):
+    return {path: path.read_bytes() for path in (directory / "results").iterdir()}
+
+
+def test_one_by_index_then_the_rest(config, tmp_path):
+    """Jobs of an array measure one variant each; what is there is not measured again."""
+    config.ablation.only = 2
+    directory = ablate.run(config, tmp_path)
+    first = results(directory)
+    assert sorted(path.name[:14] for path in first) == ["random-4-seed0", "random-4-seed1"]
+    assert "2 of 8 results" in (directory / "table.md").read_text()
+
+    # A result that is there is believed, so a mark in it shows that it is not made again.
+    for path, text in first.items():
+        path.write_text(json.dumps(json.loads(text) | {"class_accuracy": 0.75}))
+    config.ablation.only = -1
+    assert ablate.run(config, tmp_path) == directory
+    second = results(directory)
+    assert len(second) == 8 and "8 of 8 results" in (directory / "table.md").read_text()
+    assert all(json.loads(second[path])["class_accuracy"] == 0.75 for path in first)
+    with (directory / "table.csv").open() as file:
+        rows = {(row["name"], row["sample.steps"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 4 and {row["seeds"] for row in rows.values()} == {"2"}
+    assert float(rows["random", "4"]["class_accuracy"]) == 0.75
+    assert float(rows["random", "4"]["class_accuracy_se"]) == 0
+    seeds = [json.loads(second[path])["frechet_ratio"] for path in first]
+    ratio, error = (float(rows["random", "4"][f"frechet_ratio{end}"]) for end in ("", "_se"))
+    assert ratio == pytest.approx(np.mean(seeds), rel=1e-5)
+    assert error == pytest.approx(abs(seeds[0] - seeds[1]) / 2, rel=1e-4)
+    with Image.open(directory / "plot.png") as image:
+        assert np.ptp(np.asarray(image.convert("L"))) > 50
+
+
+def test_a_result_is_what_sampling_with_its_settings_gives(config, shared, tmp_path):
+    """Fields of the diff reach the sampler, and image i is the image i of `sample`."""
+    config.ablation.update(only=3, seeds=(5,))
+    directory = ablate.run(config, tmp_path)
+    (text,) = results(directory).values()
+    result = json.loads(text)
+    assert (result["name"], result["x"], result["seed"]) == ("random", 3, 5)
+    assert result["settings"]["sample"]["order"] == "random"
+    assert result["settings"]["sample"]["steps"] == 3
+
+    again = tiny()
+    again.seed = 5
+    again.checkpoint = str(shared)
+    labels = ablate.build.labelled_images(again.data, "heldout")[1]
+    again.sample.update(order="random", steps=3, labels=tuple(labels.tolist()), count=1)
+    images = np.load(sample.run(again, tmp_path) / "samples.npz")["images"]
+    splits = [ablate.build.labelled_images(again.data, split) for split in ("train", "heldout")]
+    judge = ablate.fit_judge(*splits)
+    assert result["class_accuracy"] == judge.class_accuracy(images, labels)
+    assert result["frechet"] == pytest.approx(judge.frechet(images), rel=1e-9)
+
+
+def test_retraining_variants_have_decoders_of_their_own(shared, tmp_path):
+    config = tiny(attention, seeds=(0,))
+    config.checkpoint = str(shared)
+    config.ablation.variants = config.ablation.variants[1:3]
+    directory = ablate.run(config, tmp_path)
+    assert len(results(directory)) == 2
+    models = list((tmp_path / "ablations/models").iterdir())
+    rules = [
+        json.loads((model / "decoder/model/model.json").read_text())["config"] for model in models
+    ]
+    assert {(rule["query_attention"], rule["context_attention"]) for rule in rules} == {
+        ("independent", "group"),
+        ("group", "causal"),
+    }
+    trained = {model: (model / "decoder/model/model.json").stat().st_mtime_ns for model in models}
+    for path in results(directory):
+        path.unlink()
+    ablate.run(config, tmp_path)
+    assert len(results(directory)) == 2
+    assert trained == {m: (m / "decoder/model/model.json").stat().st_mtime_ns for m in trained}
+
+
+def test_shared_models_are_trained_first_unless_one_variant_is_asked_for(tmp_path):
+    config = first_orders(tiny(seeds=(0,)))
+    config.ablation.variants = config.ablation.variants[:1]
+    config.ablation.only = 0
+    with pytest.raises(InputError, match="which all variants share; run the pipeline"):
+        ablate.run(config, tmp_path)
+    config.ablation.only = -1
+    assert len(results(ablate.run(config, tmp_path))) == 1
+    assert (tmp_path / "decoder/model/model.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("diff", "says"),
+    [
+        ({"sample.stepz": 4}, "sets sample.stepz=4, which the config has no such field for"),
+        ({"sample.steps": "few"}, "sets sample.steps='few'"),
+        ({"sample": 3}, "sets sample=3"),
+        ({"decoder.width": 32}, "sets decoder.width, which all variants share"),
+        ({"tokenizer.ch": 16}, "or set ablation.retrain"),
+    ],
+    ids=str,
+)
+def test_bad_diffs_are_refused(config, tmp_path, diff, says):
+    config.ablation.variants = (("good", {}), ("bad", diff))
+    with pytest.raises(InputError, match=says):
+        ablate.run(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("only", 4, "only=4 must be a number from 0 to 3"),
+        ("x", "sample.stepz", "ablation.x='sample.stepz' is no field"),
+        ("x", "sample.steps.more", "is no field"),
+        ("seeds", (), "must each hold at least one"),
+        ("seeds", (1, 1), "two variants are 'raster' at sample.steps=4 with seed 1"),
+    ],
+)
+def test_bad_lists_are_refused(config, tmp_path, field, value, says):
+    config.ablation[field] = value
+    with pytest.raises(InputError, match=says):
+        ablate.run(config, tmp_path)
+
+
+def test_a_config_without_an_ablation_is_refused(tmp_path):
+    from configs import digits
+
+    with pytest.raises(InputError, match="configs/ablations"):
+        ablate.run(digits.get_config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("module", "count"), [(orders, 63), (thresholds, 16), (attention, 4)], ids=lambda m: str(m)
+)
+def test_ready_ablations_can_be_read(module, count, tmp_path):
+    config = module.get_config().lock()
+    variants = [ablate.read_variant(config, tmp_path, i, 0) for i in range(count)]
+    assert len(config.ablation.variants) == count == len({v.file for v in variants})
+    for variant in variants:
+        ablate.build.order(variant.config.sample)
+        assert sum(ablate.build.group_sizes(variant.config.sample, 64)) == 64
