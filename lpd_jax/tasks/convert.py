@@ -9,8 +9,8 @@
 
 The sizes come from the shapes in the file. What no shape tells is the config's if the file is a
 network of its sizes: heads, groups of the norms, and the grid (with another `data.size` the
-position embedding is resized). A file of other sizes is taken as its shapes say, with a warning: heads are
-then width / 64 unless `convert.heads` says otherwise, groups of the norms 32.
+position embedding is resized). A file of other sizes is taken as its shapes say, with a warning:
+heads are then width / 64 unless `convert.heads` says otherwise, groups of the norms 32.
 """
 
 import dataclasses
