@@ -93,9 +93,3 @@ def flip_or_not(record: Record, rng: np.random.Generator) -> Record:
 def to_unit(image: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
     """uint8 [..., 3] in [0, 255] -> float32 in [-1, 1], what the networks see."""
     return image.astype("float32") / 127.5 - 1
-
-
-def to_uint8(image: np.ndarray | jax.Array) -> np.ndarray:
-    """float [..., 3] in [-1, 1] -> uint8, clipped and rounded as in the official evaluation."""
-    image = np.asarray(image, np.float32)
-    return np.rint((image + 1).clip(0, 2) / 2 * 255).astype(np.uint8)

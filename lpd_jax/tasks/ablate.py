@@ -26,7 +26,7 @@ from lpd_jax.evaluation import summary
 from lpd_jax.evaluation.judge import Judge, fit_judge
 from lpd_jax.sampler import Sampler, draw_orders
 from lpd_jax.tasks import build, encode, train, train_tokenizer
-from lpd_jax.tasks.workdir import digest, plain, read_json, write_json, write_text
+from lpd_jax.tasks.workdir import claim, digest, plain, read_json, write_json, write_text
 from lpd_jax.viz import plots
 
 _LOG = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         `workdir/ablations/<name>`, with table.csv, table.md, plot.png and results/.
 
     Raises:
-        InputError: the list of variants is wrong, or the shared models are not there and only one
-            variant was asked for.
+        InputError: the list of variants is wrong, the workdir cannot be written, or the shared
+            models are not there and only one variant was asked for.
     """
     if "ablation" not in config:
         raise InputError("this config has no ablation; choose one of configs/ablations/.")
@@ -78,11 +78,12 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             "or -1 for all."
         )
     chosen = variants if section.only < 0 else variants[section.only :: len(section.variants)]
+    directory = workdir / "ablations" / section.name
     missing = [variant for variant in chosen if not variant.file.is_file()]
     if missing:
         _prepare(config, workdir)
+        (claim(directory, {"name": section.name}) / "results").mkdir(exist_ok=True)
         _measure(config, workdir, missing)
-    directory = workdir / "ablations" / section.name
     if jax.process_index() == 0:
         _summarise(directory, section, variants)
     return directory
@@ -173,7 +174,6 @@ def _measure(config: ConfigDict, workdir: Path, missing: list[Variant]) -> None:
     splits = (build.labelled_images(config.data, split) for split in ("train", "heldout"))
     judge = fit_judge(*splits)
     floor = judge.frechet_floor(len(judge.heldout_labels))
-    missing[0].file.parent.mkdir(parents=True, exist_ok=True)
     progress = tqdm(missing, config.ablation.name, unit="variant", dynamic_ncols=True)
     for variant, sampler in _with_models(config, workdir, progress):
         start = time.perf_counter()

@@ -14,15 +14,14 @@ from lpd_jax.data import codes as code_dataset
 from lpd_jax.data import pipeline
 from lpd_jax.data.sources import Arrays
 from lpd_jax.errors import InputError
-from lpd_jax.metrics import Writer, read_rows
+from lpd_jax.metrics import read_rows
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.tasks import build
 from lpd_jax.tasks.workdir import claim, plain, timed, write_json
 from lpd_jax.trained import init_decoder, load_decoder
-from lpd_jax.training.loop import fit
 from lpd_jax.training.objectives import decoder_loss
-from lpd_jax.training.optimizer import learning_rate, make_optimizer
-from lpd_jax.training.state import init_state, make_train_step
+from lpd_jax.training.run import train as run_training
+from lpd_jax.training.state import TrainState
 from lpd_jax.viz import plots
 
 _LOG = logging.getLogger(__name__)
@@ -67,51 +66,29 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         return _report(config, directory, workdir / "codes")
 
 
-def _train(config: ConfigDict, directory: Path, network: Decoder, codes: Path):
+def _train(config: ConfigDict, directory: Path, network: Decoder, codes: Path) -> TrainState:
     section = config.train
-    mesh, rules = build.mesh(config), build.rules(config)
-    optimizer_config = build.optimizer(section)
-    optimizer = make_optimizer(optimizer_config)
-    key = jax.random.key(config.seed)
-
-    def init(key):
-        return init_state(init_decoder(network, key), optimizer, ema=section.ema_decay > 0)
-
-    state, shardings = parallel.born_sharded(init, mesh, rules, key)
-    loss_fn = decoder_loss(
-        network, build.steps_of(section, network.config.num_tokens), section.label_drop
+    steps_of = build.steps_of(section, network.config.num_tokens)
+    batches = pipeline.batches(
+        Arrays(code_dataset.load_codes(codes, "train")),
+        batch_size=section.batch_size,
+        seed=config.seed,
+        transform=pipeline.choose_view,
     )
-    step_fn = jax.jit(
-        make_train_step(
-            loss_fn,
-            optimizer,
-            learning_rate(optimizer_config),
-            key,
-            section.ema_decay or None,
-        ),
-        in_shardings=(shardings, parallel.batch_sharding(mesh)),
-        out_shardings=(shardings, None),
-        donate_argnums=0,
+    return run_training(
+        "train",
+        directory,
+        lambda key: init_decoder(network, key),
+        decoder_loss(network, steps_of, section.label_drop),
+        iter(batches),
+        fields=("codes", "label"),
+        optimizer=build.optimizer(section),
+        loop=build.loop(section),
+        seed=config.seed,
+        mesh=build.mesh(config),
+        rules=build.rules(config),
+        ema_decay=section.ema_decay,
     )
-    batches = iter(
-        pipeline.batches(
-            Arrays(code_dataset.load_codes(codes, "train")),
-            batch_size=section.batch_size,
-            seed=config.seed,
-            transform=pipeline.choose_view,
-        )
-    )
-
-    def put(batch):
-        return parallel.put_batch({k: batch[k] for k in ("codes", "label")}, mesh)
-
-    loop = build.loop(section)
-    with checkpoint.Checkpoints(directory / "checkpoints", loop.keep, loop.keep_every) as saved:
-        if saved.latest is not None:
-            state, batches = saved.restore(checkpoint.abstract_of(state), batches)
-            _LOG.info("train: going on from step %d", int(state.step))
-        with Writer(directory, int(state.step)) as writer, parallel.use(mesh, rules):
-            return fit(state, step_fn, batches, put, loop, saved, writer, "train")
 
 
 def _report(config: ConfigDict, directory: Path, codes: Path) -> dict[str, float]:

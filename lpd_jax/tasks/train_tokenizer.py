@@ -8,19 +8,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lpd_jax import checkpoint, parallel
+from lpd_jax import checkpoint
 from lpd_jax.data import pipeline
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation import reconstruction
-from lpd_jax.metrics import Writer, read_rows
+from lpd_jax.metrics import read_rows
 from lpd_jax.models.tokenizer import Tokenizer, to_uint8
 from lpd_jax.tasks import build
 from lpd_jax.tasks.workdir import claim, plain, timed, write_json
 from lpd_jax.trained import init_tokenizer, load_tokenizer
-from lpd_jax.training.loop import fit
 from lpd_jax.training.objectives import tokenizer_loss
-from lpd_jax.training.optimizer import learning_rate, make_optimizer
-from lpd_jax.training.state import init_state, make_train_step
+from lpd_jax.training.run import train as run_training
+from lpd_jax.training.state import TrainState
 from lpd_jax.viz import images as pictures
 from lpd_jax.viz import plots
 
@@ -48,57 +47,35 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         )
     if not (directory / "model/model.json").is_file():
         with timed(workdir, "train_tokenizer"):
-            params = _train(config, directory, network, train)
-            about = {"kind": "tokenizer", "config": plain(network.config), "data": config.data}
-            about = plain(about)
+            params = _train(config, directory, network, train).params
+            about = plain({"kind": "tokenizer", "config": network.config, "data": config.data})
             about["fingerprint"] = checkpoint.fingerprint(about, params)
             checkpoint.save_model(directory / "model", about, params)
     with timed(workdir, "train_tokenizer"):
         return _report(config, directory, heldout)
 
 
-def _train(config: ConfigDict, directory: Path, network: Tokenizer, source):
+def _train(config: ConfigDict, directory: Path, network: Tokenizer, source) -> TrainState:
     section = config.train_tokenizer
-    mesh, rules = build.mesh(config), build.rules(config)
-    optimizer_config = build.optimizer(section)
-    optimizer = make_optimizer(optimizer_config)
-    key = jax.random.key(config.seed)
-
-    def init(key):
-        return init_state(init_tokenizer(network, key), optimizer, ema=False)
-
-    state, shardings = parallel.born_sharded(init, mesh, rules, key)
-    step_fn = jax.jit(
-        make_train_step(tokenizer_loss(network), optimizer, learning_rate(optimizer_config), key),
-        in_shardings=(shardings, parallel.batch_sharding(mesh)),
-        out_shardings=(shardings, None),
-        donate_argnums=0,
+    batches = pipeline.batches(
+        source,
+        batch_size=section.batch_size,
+        seed=config.seed,
+        transform=pipeline.flip_or_not if config.data.flip else None,
     )
-    batches = iter(
-        pipeline.batches(
-            source,
-            batch_size=section.batch_size,
-            seed=config.seed,
-            transform=pipeline.flip_or_not if config.data.flip else None,
-        )
+    return run_training(
+        "train_tokenizer",
+        directory,
+        lambda key: init_tokenizer(network, key),
+        tokenizer_loss(network),
+        iter(batches),
+        fields=("image",),
+        optimizer=build.optimizer(section),
+        loop=build.loop(section),
+        seed=config.seed,
+        mesh=build.mesh(config),
+        rules=build.rules(config),
     )
-    loop = build.loop(section)
-    with checkpoint.Checkpoints(directory / "checkpoints", loop.keep, loop.keep_every) as saved:
-        if saved.latest is not None:
-            state, batches = saved.restore(checkpoint.abstract_of(state), batches)
-            _LOG.info("train_tokenizer: going on from step %d", int(state.step))
-        with Writer(directory, int(state.step)) as writer, parallel.use(mesh, rules):
-            state = fit(
-                state,
-                step_fn,
-                batches,
-                lambda batch: parallel.put_batch({"image": batch["image"]}, mesh),
-                loop,
-                saved,
-                writer,
-                "train_tokenizer",
-            )
-    return state.params
 
 
 def _report(config: ConfigDict, directory: Path, heldout) -> dict[str, float]:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from lpd_jax.data.pipeline import batches, choose_view, flip_or_not, to_uint8, to_unit
+from lpd_jax.data.pipeline import batches, choose_view, flip_or_not, to_unit
 from lpd_jax.data.sources import Arrays, Folder
 from lpd_jax.errors import InputError
+from lpd_jax.models.tokenizer import to_uint8
 
 
 def _source(size=40):

@@ -9,17 +9,17 @@ import optax
 import pytest
 
 from lpd_jax import parallel
-from lpd_jax.checkpoint import Checkpoints, abstract_of
+from lpd_jax.checkpoint import Checkpoints
 from lpd_jax.data import pipeline
 from lpd_jax.data.sources import Arrays
 from lpd_jax.errors import InputError
 from lpd_jax.generation.groups import step_of
-from lpd_jax.metrics import Writer, read_rows
+from lpd_jax.metrics import read_rows
 from lpd_jax.trained import init_decoder
-from lpd_jax.training.loop import LoopConfig, fit
+from lpd_jax.training.loop import LoopConfig
 from lpd_jax.training.objectives import decoder_loss, tokenizer_loss
-from lpd_jax.training.optimizer import OptimizerConfig, decays, learning_rate, make_optimizer
-from lpd_jax.training.state import init_state, make_train_step
+from lpd_jax.training.optimizer import OptimizerConfig, decays, learning_rate
+from lpd_jax.training.run import train
 
 SIZES = [(1,) * 24, (1, 2, 3, 5, 6, 7), (4, 20)]
 STEPS_OF = np.stack([step_of(sizes) for sizes in SIZES])
@@ -36,44 +36,22 @@ def codes():
     )
 
 
-class Setup:
-    """A decoder about to be trained on a mesh."""
-
-    def __init__(self, decoder, mesh, steps=6, learning_rate_=1e-2, ema=None):
-        config = OptimizerConfig(learning_rate=learning_rate_, steps=steps, schedule="constant")
-        optimizer = make_optimizer(config)
-        key = jax.random.key(0)
-        self.mesh = mesh
-        self.state, self.shardings = parallel.born_sharded(
-            lambda k: init_state(init_decoder(decoder, k), optimizer, ema is not None),
-            mesh,
-            parallel.RULES,
-            key,
-        )
-        loss = decoder_loss(decoder, STEPS_OF, label_drop=0.1)
-        self.step = jax.jit(
-            make_train_step(loss, optimizer, learning_rate(config), key, ema),
-            in_shardings=(self.shardings, parallel.batch_sharding(mesh)),
-            out_shardings=(self.shardings, None),
-            donate_argnums=0,
-        )
-
-    def fit(self, codes, workdir, steps, save_every=2):
-        batches = iter(pipeline.batches(codes, batch_size=8, seed=1))
-        with Checkpoints(workdir / "checkpoints") as saved:
-            if saved.latest is not None:
-                self.state, batches = saved.restore(abstract_of(self.state), batches)
-            with Writer(workdir, int(self.state.step)) as writer, parallel.use(self.mesh):
-                return fit(
-                    self.state,
-                    self.step,
-                    batches,
-                    lambda batch: parallel.put_batch(batch, self.mesh),
-                    LoopConfig(steps=steps, log_every=1, save_every=save_every),
-                    saved,
-                    writer,
-                    "test",
-                )
+def run(decoder, source, directory, mesh, *, steps, save_every=2, rate=1e-2, ema=0.0):
+    """Trains a decoder in `directory`, or goes on training it."""
+    return train(
+        "test",
+        directory,
+        lambda key: init_decoder(decoder, key),
+        decoder_loss(decoder, STEPS_OF, label_drop=0.1),
+        iter(pipeline.batches(source, batch_size=8, seed=1)),
+        fields=("codes", "label"),
+        optimizer=OptimizerConfig(learning_rate=rate, steps=100, schedule="constant"),
+        loop=LoopConfig(steps=steps, log_every=1, save_every=save_every),
+        seed=0,
+        mesh=mesh,
+        rules=parallel.RULES,
+        ema_decay=ema,
+    )
 
 
 def assert_same(a, b):
@@ -81,9 +59,9 @@ def assert_same(a, b):
 
 
 def test_resuming_is_exact(decoder, codes, tmp_path, one_device_mesh):
-    whole = Setup(decoder, one_device_mesh).fit(codes, tmp_path / "whole", steps=6)
-    Setup(decoder, one_device_mesh).fit(codes, tmp_path / "parts", steps=4)
-    parts = Setup(decoder, one_device_mesh).fit(codes, tmp_path / "parts", steps=6)
+    whole = run(decoder, codes, tmp_path / "whole", one_device_mesh, steps=6)
+    run(decoder, codes, tmp_path / "parts", one_device_mesh, steps=4)
+    parts = run(decoder, codes, tmp_path / "parts", one_device_mesh, steps=6)
     assert_same(whole, parts)
     assert read_rows(tmp_path / "whole") == read_rows(tmp_path / "parts")
     assert [row["step"] for row in read_rows(tmp_path / "parts")] == list(range(6))
@@ -93,7 +71,7 @@ def test_loss_curves_do_not_depend_on_the_mesh(decoder, codes, tmp_path):
     def losses(name, *axes):
         mesh = parallel.make_mesh(parallel.MeshConfig(*axes), jax.devices()[: np.prod(axes)])
         with jax.default_matmul_precision("highest"):
-            Setup(decoder, mesh, learning_rate_=1e-3).fit(codes, tmp_path / name, steps=5)
+            run(decoder, codes, tmp_path / name, mesh, steps=5, rate=1e-3)
         return [row["loss"] for row in read_rows(tmp_path / name)]
 
     alone = losses("1", 1, 1, 1)
@@ -103,48 +81,41 @@ def test_loss_curves_do_not_depend_on_the_mesh(decoder, codes, tmp_path):
 
 def test_a_checkpoint_is_restored_on_another_mesh(decoder, codes, tmp_path, one_device_mesh):
     eight = parallel.make_mesh(parallel.MeshConfig(2, 2, 2))
-    before = Setup(decoder, eight).fit(codes, tmp_path, steps=2)
-    setup = Setup(decoder, one_device_mesh)
-    after = setup.fit(codes, tmp_path, steps=2)
+    before = run(decoder, codes, tmp_path, eight, steps=2)
+    after = run(decoder, codes, tmp_path, one_device_mesh, steps=2)
     assert_same(before, after)
     assert len(jax.tree.leaves(after.params)[0].sharding.device_set) == 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(decoder, codes, tmp_path, one_device_mesh):
-    Setup(decoder, one_device_mesh).fit(codes, tmp_path, steps=2)
+    run(decoder, codes, tmp_path, one_device_mesh, steps=2)
     with pytest.raises(InputError, match="last good checkpoint is step 2"):
-        Setup(decoder, one_device_mesh, learning_rate_=np.inf).fit(
-            codes, tmp_path, steps=9, save_every=4
-        )
+        run(decoder, codes, tmp_path, one_device_mesh, steps=9, save_every=4, rate=np.inf)
     with Checkpoints(tmp_path / "checkpoints") as saved:
         assert saved.latest == 2
 
 
 def test_a_truncated_checkpoint_is_refused(decoder, codes, tmp_path, one_device_mesh):
-    Setup(decoder, one_device_mesh).fit(codes, tmp_path, steps=2)
+    run(decoder, codes, tmp_path, one_device_mesh, steps=2)
     for file in (tmp_path / "checkpoints" / "2" / "state").rglob("*"):
         if file.is_file() and file.parent.name == "d":
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(InputError, match="cannot be read"):
-        Setup(decoder, one_device_mesh).fit(codes, tmp_path, steps=4)
+        run(decoder, codes, tmp_path, one_device_mesh, steps=4)
 
 
-def test_a_decoder_learns_what_it_sees(decoder, one_device_mesh):
+def test_a_decoder_learns_what_it_sees(decoder, tmp_path, one_device_mesh):
     """One image, shown again and again, is known by heart in any order."""
-    setup = Setup(decoder, one_device_mesh, steps=300, learning_rate_=3e-3)
-    batch = {"codes": np.tile(np.arange(24) % 32, (8, 1)), "label": np.zeros(8, np.int32)}
-    batch = parallel.put_batch(batch, one_device_mesh)
-    state, first = setup.step(setup.state, batch)
-    for _ in range(80):
-        state, last = setup.step(state, batch)
-    assert first["loss"] > 3 and last["loss"] < 0.3
+    image = {"codes": np.tile(np.arange(24) % 32, (8, 1)), "label": np.zeros(8, np.int32)}
+    run(decoder, Arrays(image), tmp_path, one_device_mesh, steps=80, save_every=80, rate=3e-3)
+    losses = [row["loss"] for row in read_rows(tmp_path)]
+    assert losses[0] > 3 and losses[-1] < 0.3
 
 
 def test_the_average_follows_the_parameters(decoder, codes, tmp_path, one_device_mesh):
-    state = Setup(decoder, one_device_mesh, ema=0.5).fit(codes, tmp_path, steps=3)
+    state = run(decoder, codes, tmp_path, one_device_mesh, steps=3, ema=0.5)
     distance = optax.tree.norm(jax.tree.map(jnp.subtract, state.ema, state.params))
     assert 0 < distance < optax.tree.norm(state.params)
-    assert Setup(decoder, one_device_mesh).state.ema is None
 
 
 def test_every_example_draws_its_own_order_schedule_and_label(decoder, decoder_params, codes):

@@ -1,0 +1,73 @@
+"""One training run from start, or from its last checkpoint, to its end."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lpd_jax import parallel
+from lpd_jax.checkpoint import Checkpoints, abstract_of
+from lpd_jax.metrics import Writer
+from lpd_jax.training.loop import LoopConfig, fit
+from lpd_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from lpd_jax.training.state import LossFn, TrainState, init_state, make_train_step
+
+_LOG = logging.getLogger(__name__)
+
+
+def train(
+    name: str,
+    directory: Path,
+    init: Callable[[jax.Array], Any],
+    loss_fn: LossFn,
+    batches: Iterator[dict[str, Any]],
+    *,
+    fields: tuple[str, ...],
+    optimizer: OptimizerConfig,
+    loop: LoopConfig,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    rules: parallel.Rules,
+    ema_decay: float = 0.0,
+) -> TrainState:
+    """Trains in `directory`, with checkpoints and metrics there.
+
+    Args:
+        name: of the run, for people.
+        directory: its own.
+        init: key -> (boxed) parameters.
+        loss_fn: what is minimised.
+        batches: checkpointable iterator of this process's batches, NumPy arrays.
+        fields: arrays of a batch that the loss takes.
+        optimizer, loop: how, how long, how often.
+        seed: of initialisation and of every step's draws.
+        mesh, rules: devices, and how parameters lie on them.
+        ema_decay: of the average of parameters; 0 keeps none.
+
+    Raises:
+        InputError: a checkpoint is damaged, a batch does not divide among the devices, or the loss
+            is no longer finite.
+    """
+    transformation, key = make_optimizer(optimizer), jax.random.key(seed)
+    rate = learning_rate(optimizer)
+    state, shardings = parallel.born_sharded(
+        lambda key: init_state(init(key), transformation, ema_decay > 0), mesh, rules, key
+    )
+    step = jax.jit(
+        make_train_step(loss_fn, transformation, rate, key, ema_decay or None),
+        in_shardings=(shardings, parallel.batch_sharding(mesh)),
+        out_shardings=(shardings, None),
+        donate_argnums=0,
+    )
+
+    def put(batch):
+        return parallel.put_batch({field: batch[field] for field in fields}, mesh)
+
+    with Checkpoints(directory / "checkpoints", loop.keep, loop.keep_every) as checkpoints:
+        if checkpoints.latest is not None:
+            state, batches = checkpoints.restore(abstract_of(state), batches)
+            _LOG.info("%s: going on from step %d", name, int(state.step))
+        with Writer(directory, int(state.step)) as writer, parallel.use(mesh, rules):
+            return fit(state, step, batches, put, loop, checkpoints, writer, name)
