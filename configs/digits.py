@@ -91,7 +91,8 @@ def get_config() -> ConfigDict:
             "top_k": 0,
             "top_p": 1.0,
             "batch_size": 90,
-            "segments": 1,
+            "dtype": "",  # of the decoder's products; what it was trained with when empty
+            "segments": 1,  # compiled bodies of the loop: more pad less and compile longer
         }
     )
     config.orders = ConfigDict({"count": 1000})

@@ -122,8 +122,15 @@ class Sampler:
         path: str | Path,
         mesh: jax.sharding.Mesh | None = None,
         rules: parallel.Rules = parallel.RULES,
+        dtype: str | None = None,
     ) -> "Sampler":
         """The models in `path/decoder/model` and `path/tokenizer/model`.
+
+        Args:
+            path: a workdir in which they were trained or converted.
+            mesh, rules: devices (all by default), and how parameters lie on them.
+            dtype: of the decoder's matrix products; what it was trained or converted with by
+                default.
 
         Raises:
             InputError: one is absent or damaged, or they do not belong together.
@@ -137,6 +144,8 @@ class Sampler:
                 f"the decoder in {path} was trained on codes of another tokenizer; train it again "
                 "or put back the tokenizer that it belongs to."
             )
+        if dtype:
+            decoder = Decoder(dataclasses.replace(decoder.config, dtype=dtype))
         return cls(
             decoder=decoder,
             decoder_params=decoder_params,

@@ -14,9 +14,21 @@ from lpd_jax.evaluation.judge import fit_judge
 from lpd_jax.tasks import ablate, build, sample
 
 
-def tiny(module=orders, seeds=(0, 1)):
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two classes of 60 images, dark and bright noise."""
+    path = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for low in (0, 128):
+        (path / f"from {low}").mkdir()
+        for i, image in enumerate(rng.integers(low, low + 128, (60, 16, 16, 3), np.uint8)):
+            Image.fromarray(image).save(path / f"from {low}" / f"{i}.png")
+    return str(path)
+
+
+def tiny(pictures, module=orders, seeds=(0, 1)):
     config = module.get_config()
-    config.data.size = 16
+    config.data.update(source="folder", path=pictures, size=16)
     config.tokenizer.update(ch=8, ch_mult=(1, 1, 1), z_channels=8, norm_groups=4)
     config.train_tokenizer.update(steps=2, batch_size=16, warmup_steps=1)
     config.encode.update(batch_size=256)
@@ -40,18 +52,18 @@ def first_orders(config):
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
+def shared(pictures, tmp_path_factory):
     """A workdir in which an ablation has trained what its variants share."""
     workdir = tmp_path_factory.mktemp("shared")
-    config = first_orders(tiny(seeds=(7,)))
+    config = first_orders(tiny(pictures, seeds=(7,)))
     config.ablation.variants = config.ablation.variants[:1]
     assert len(results(ablate.run(config, workdir))) == 1
     return workdir
 
 
 @pytest.fixture
-def config(shared):
-    config = first_orders(tiny())
+def config(pictures, shared):
+    config = first_orders(tiny(pictures))
     config.checkpoint = str(shared)
     return config
 
@@ -89,7 +101,7 @@ def test_one_by_index_then_the_rest(config, tmp_path):
         assert np.ptp(np.asarray(image.convert("L"))) > 50
 
 
-def test_a_result_is_what_sampling_with_its_settings_gives(config, shared, tmp_path):
+def test_a_result_is_what_sampling_with_its_settings_gives(config, pictures, shared, tmp_path):
     """Fields of the diff reach the sampler, and image i is the image i of `sample`."""
     config.ablation.update(only=3, seeds=(5,))
     directory = ablate.run(config, tmp_path)
@@ -99,7 +111,7 @@ def test_a_result_is_what_sampling_with_its_settings_gives(config, shared, tmp_p
     assert result["settings"]["sample"]["order"] == "random"
     assert result["settings"]["sample"]["steps"] == 3
 
-    again = tiny()
+    again = tiny(pictures)
     again.seed = 5
     again.checkpoint = str(shared)
     labels = build.labelled_images(again.data, "heldout")[1]
@@ -110,8 +122,8 @@ def test_a_result_is_what_sampling_with_its_settings_gives(config, shared, tmp_p
     assert result["frechet"] == pytest.approx(judge.frechet(images), rel=1e-9)
 
 
-def test_retraining_variants_have_decoders_of_their_own(shared, tmp_path):
-    config = tiny(attention, seeds=(0,))
+def test_retraining_variants_have_decoders_of_their_own(pictures, shared, tmp_path):
+    config = tiny(pictures, attention, seeds=(0,))
     config.checkpoint = str(shared)
     config.ablation.only = 3
     directory = ablate.run(config, tmp_path)
@@ -125,8 +137,8 @@ def test_retraining_variants_have_decoders_of_their_own(shared, tmp_path):
     assert list(results(directory)) == [result] and model.stat().st_mtime_ns == trained
 
 
-def test_jobs_of_an_array_do_not_train_what_they_share(tmp_path):
-    config = first_orders(tiny())
+def test_jobs_of_an_array_do_not_train_what_they_share(pictures, tmp_path):
+    config = first_orders(tiny(pictures))
     config.ablation.only = 0
     with pytest.raises(InputError, match="which all variants share; run the pipeline"):
         ablate.run(config, tmp_path)

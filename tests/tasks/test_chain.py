@@ -8,6 +8,7 @@ from PIL import Image
 
 from configs import digits
 from lpd_jax.errors import InputError
+from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import encode, evaluate, pipeline, sample, train, train_tokenizer
 
 
@@ -141,6 +142,7 @@ def test_a_workdir_of_another_config_is_refused(finished):
         ("top_p", 0.0, "top_p"),
         ("order", "spiral", "'locality'"),
         ("count", 0, "count"),
+        ("dtype", "float8", "'bfloat16'"),
     ],
 )
 def test_bad_sampling_settings_are_refused(finished, field, value, says):
@@ -162,6 +164,14 @@ def test_tasks_name_the_one_that_comes_first(tmp_path):
     ):
         with pytest.raises(InputError, match=first):
             task.run(tiny(), tmp_path)
+
+
+def test_the_dtype_of_sampling_can_be_chosen(finished):
+    workdir, _ = finished
+    assert Sampler.load(workdir).decoder.config.dtype == "float32"
+    sampler = Sampler.load(workdir, dtype="bfloat16")
+    assert sampler.decoder.config.dtype == "bfloat16"
+    assert sampler([3], steps=4).shape == (1, 32, 32, 3)
 
 
 def test_a_truncated_model_is_refused_and_kept(finished):
