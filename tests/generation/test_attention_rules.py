@@ -74,8 +74,9 @@ def generation_logits(network, params, labels, orders, keys, forced, rule):
 
     plan = make_plan(SIZES, 2)
     generate = jax.jit(functools.partial(generate_codes, network, plan=plan, draw=draw))
-    generate(params, labels, orders, keys, rule=rule)
+    generated = generate(params, labels, orders, keys, rule=rule)
     jax.effects_barrier()
+    np.testing.assert_array_equal(generated, forced)
     return seen
 
 

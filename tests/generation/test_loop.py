@@ -1,6 +1,7 @@
-"""One XLA program whose result does not depend on how the work is cut."""
+"""One XLA program whose result does not depend on how the work is cut.
 
-import functools
+That its logits are those of training is in `test_attention_rules.py`.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 from lpd_jax.generation.loop import generate_codes, to_raster
 from lpd_jax.generation.plan import make_plan
-from lpd_jax.generation.sampling import guidance_scale, sampling_rule
+from lpd_jax.generation.sampling import sampling_rule
 
 SIZES = (1, 2, 3, 5, 6, 7)
 RULES = {
@@ -63,37 +64,6 @@ def test_an_image_is_the_same_alone(run, batch, keys, rule):
         row = slice(i, i + 1)
         alone = run(labels[row], orders[row], keys[row], plan, rule)
         np.testing.assert_array_equal(together[row], alone)
-
-
-def test_each_step_samples_what_training_predicts(decoder, decoder_params, batch, keys):
-    """The cached pass of a group gives the logits of the teacher-forced pass, guided or not."""
-    codes, labels, orders = batch
-    forced = jnp.take_along_axis(codes, orders, 1)
-    step_of = jnp.repeat(jnp.arange(len(SIZES)), jnp.array(SIZES))
-    rule = sampling_rule(guidance=3.0)
-    train = functools.partial(decoder.apply, {"params": decoder_params})
-    with jax.default_matmul_precision("highest"):
-        with_class = train(codes, labels, orders, step_of)
-        without = train(codes, jnp.full_like(labels, 5), orders, step_of)
-        scale = guidance_scale(rule, jnp.arange(24), 24)[:, None]
-        expected = without + scale * (with_class - without)
-        seen = np.zeros_like(expected)
-
-        def record(logits, positions):
-            inside = positions < 24
-            seen[:, positions[inside]] = logits[:, inside]
-
-        def draw(logits, keys, positions, rule):
-            del keys, rule
-            jax.debug.callback(record, logits, positions, ordered=True)
-            return jnp.pad(forced, [(0, 0), (0, 8)])[:, positions]
-
-        plan = make_plan(SIZES, 2)
-        generate = jax.jit(functools.partial(generate_codes, decoder, plan=plan, draw=draw))
-        generated = generate(decoder_params, labels, orders, keys, rule=rule)
-        jax.effects_barrier()
-    np.testing.assert_array_equal(generated, forced)
-    np.testing.assert_allclose(seen, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
 def test_known_tokens_are_context(run, batch, keys):
