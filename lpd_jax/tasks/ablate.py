@@ -219,20 +219,14 @@ def _figures(variant: Variant, sampler: Sampler, judge: Judge) -> dict[str, floa
     section, seed, labels = variant.config.sample, variant.config.seed, judge.heldout_labels
     network = sampler.decoder.config
     group_sizes = build.group_sizes(section, network.num_tokens)
-    order = build.order(section)
+    order = None
     if not section.order_file:
         # Orders as an array, so that all of them share the program of their group sizes.
         indices, key = jax.numpy.arange(len(labels)), jax.random.key(seed)
-        order = jax.device_get(draw_orders(order, key, indices, network.grid, group_sizes))
-    samples = sampler.sample(
-        labels,
-        group_sizes,
-        order,
-        build.sampling(section),
-        seed=seed,
-        batch_size=section.batch_size,
-        segments=section.segments,
-    )
+        order = jax.device_get(
+            draw_orders(build.order(section), key, indices, network.grid, group_sizes)
+        )
+    samples = build.generate(variant.config, section, sampler, labels, order)
     return {
         "class_accuracy": judge.class_accuracy(samples.images, labels),
         "frechet": judge.frechet(samples.images),

@@ -16,7 +16,7 @@ from lpd_jax.errors import InputError
 from lpd_jax.generation import groups, orders, schedule
 from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
-from lpd_jax.sampler import Sampler
+from lpd_jax.sampler import Sampler, Samples
 from lpd_jax.training.loop import LoopConfig
 from lpd_jax.training.optimizer import OptimizerConfig
 
@@ -82,9 +82,12 @@ def group_sizes(config: ConfigDict, num_tokens: int) -> tuple[int, ...]:
     return groups.group_sizes(num_tokens, config.steps, config.group_schedule)
 
 
-def grid(config: ConfigDict) -> tuple[int, int]:
-    """Rows and columns of codes of an image of `data.size` pixels."""
-    stride = TokenizerConfig(**config.tokenizer).stride
+def grid(config: ConfigDict, stride: int | None = None) -> tuple[int, int]:
+    """Rows and columns of codes of an image of `data.size` pixels.
+
+    `stride` is that of the tokenizer at hand, the config's when there is none.
+    """
+    stride = stride or TokenizerConfig(**config.tokenizer).stride
     if config.data.size % stride:
         raise InputError(
             f"data.size={config.data.size} is not a multiple of {stride}, the stride of the "
@@ -137,6 +140,27 @@ def sampler(config: ConfigDict, workdir: Path) -> Sampler:
     """The sampler of the models in `workdir` (or in `config.checkpoint`, when that is given)."""
     return Sampler.load(
         config.checkpoint or workdir, mesh(config), rules(config), config.sample.dtype
+    )
+
+
+def generate(
+    config: ConfigDict,
+    section: ConfigDict,
+    trained: Sampler,
+    labels: np.ndarray,
+    orders_given: np.ndarray | None = None,
+    progress: bool = False,
+) -> Samples:
+    """Images of `labels` as a sample section says; `orders_given` [B, N] replace its order."""
+    return trained.sample(
+        labels,
+        group_sizes(section, trained.decoder.config.num_tokens),
+        order(section) if orders_given is None else orders_given,
+        sampling(section),
+        seed=config.seed,
+        batch_size=section.batch_size,
+        segments=section.segments,
+        progress=progress and jax.process_index() == 0,
     )
 
 

@@ -106,7 +106,7 @@ def import_decoder(config: ConfigDict, workdir: Path) -> None:
             f"{tokenizer['config']['codebook_size']}; convert the tokenizer that it belongs to."
         )
     stated = DecoderConfig(
-        grid=_grid(config, TokenizerConfig(**tokenizer["config"]).stride),
+        grid=build.grid(config, TokenizerConfig(**tokenizer["config"]).stride),
         vocab_size=found.vocab_size,
         num_classes=found.num_classes,
         **config.decoder,
@@ -139,15 +139,6 @@ def _read(path: Path, kind: str) -> Mapping[str, np.ndarray]:
     if (found := weights.kind(official)) != kind:
         raise InputError(f"{path} holds a {found}; name it with --config.convert.{found}.")
     return official
-
-
-def _grid(config: ConfigDict, stride: int) -> tuple[int, int]:
-    if config.data.size % stride:
-        raise InputError(
-            f"data.size={config.data.size} is not a multiple of {stride}, the stride of the "
-            "tokenizer; change data.size."
-        )
-    return (config.data.size // stride,) * 2
 
 
 def _settle(path: Path, section: str, found: Any, stated: Any) -> Any:

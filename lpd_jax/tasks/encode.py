@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from lpd_jax.data import codes as code_dataset
 from lpd_jax.data import pipeline
-from lpd_jax.errors import InputError
 from lpd_jax.models.tokenizer import Tokenizer
 from lpd_jax.tasks import build
 from lpd_jax.tasks.workdir import claim, timed
@@ -24,17 +23,11 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     """Writes (or completes) the code dataset in `workdir/codes`; returns its path."""
     workdir = Path(workdir)
     network, params, about = load_tokenizer(workdir / "tokenizer/model", build.mesh(config))
-    if config.data.size % network.config.stride:
-        raise InputError(
-            f"data.size={config.data.size} is not a multiple of {network.config.stride}, the "
-            "stride of the tokenizer; change data.size."
-        )
     sources = {split: build.images(config.data, split) for split in ("train", "heldout")}
-    side = config.data.size // network.config.stride
     identity = {"fingerprint": about["fingerprint"], "config": about["config"]}
     spec = code_dataset.CodesSpec(
         tokenizer=identity,
-        grid=(side, side),
+        grid=build.grid(config, network.config.stride),
         codebook_size=network.config.codebook_size,
         views=2 if config.data.flip else 1,
         class_names=sources["train"].class_names,

@@ -79,16 +79,7 @@ def _generate(
     settings = {"seed": config.seed, "sample": section, "checkpoint": config.checkpoint}
     cache = claim(directory / f"{steps}steps", settings) / "images.npz"
     if not cache.is_file():
-        samples = sampler.sample(
-            labels,
-            build.group_sizes(section, sampler.decoder.config.num_tokens),
-            build.order(section),
-            build.sampling(section),
-            seed=config.seed,
-            batch_size=section.batch_size,
-            segments=section.segments,
-            progress=jax.process_index() == 0,
-        )
+        samples = build.generate(config, section, sampler, labels, progress=True)
         partial = cache.with_name(".images.npz")
         np.savez_compressed(partial, images=samples.images, codes=samples.codes)
         partial.rename(cache)

@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from lpd_jax.errors import InputError
 from lpd_jax.generation.schedule import Schedule
@@ -26,7 +25,6 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     sampler = build.sampler(config, workdir)
     labels = _labels(section, len(sampler.class_names))
     group_sizes = build.group_sizes(section, sampler.decoder.config.num_tokens)
-    rule = build.sampling(section)
     settings = {"seed": config.seed, "sample": section, "checkpoint": config.checkpoint}
     name = f"{section.order}-{len(group_sizes)}steps-cfg{section.guidance:g}-{digest(settings)}"
     directory = workdir / "samples" / name
@@ -34,16 +32,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         _LOG.info("sample: already in %s", directory)
         return directory
     with timed(workdir, "sample"):
-        samples = sampler.sample(
-            labels,
-            group_sizes,
-            build.order(section),
-            rule,
-            seed=config.seed,
-            batch_size=section.batch_size,
-            segments=section.segments,
-            progress=jax.process_index() == 0,
-        )
+        samples = build.generate(config, section, sampler, labels, progress=True)
         if jax.process_index() == 0:
             claim(directory, settings)
             _write(directory, section, sampler, samples, labels, group_sizes)
@@ -83,7 +72,7 @@ def _write(
     order_pictures.group_panels(step_map).savefig(directory / "order.png")
     frames = appearing(samples.images[:columns], schedule)
     pictures.save_png(pictures.strip(frames, 10, scale), directory / "strip.png")
-    animation = [_sheet(frame, columns, scale) for frame in frames]
+    animation = [pictures.grid(frame, columns, scale) for frame in frames]
     pictures.save_gif(animation, directory / "generation.gif")
     # The grid is written last: it says that the directory is complete.
     sheet = pictures.grid(samples.images, columns, scale, [names[label] for label in labels])
@@ -95,7 +84,3 @@ def appearing(images: np.ndarray, schedule: Schedule) -> np.ndarray:
     step_map = np.asarray(schedule.step_map)[: len(images)]
     steps = range(len(schedule.group_sizes))
     return np.stack([pictures.hide_unknown(images, step_map <= step) for step in steps])
-
-
-def _sheet(frame: np.ndarray, columns: int, scale: int) -> Image.Image:
-    return pictures.grid(frame, columns, scale)

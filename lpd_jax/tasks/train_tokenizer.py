@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from lpd_jax import checkpoint
 from lpd_jax.data import pipeline
-from lpd_jax.errors import InputError
 from lpd_jax.evaluation import reconstruction
 from lpd_jax.metrics import read_rows
 from lpd_jax.models.tokenizer import Tokenizer, to_uint8
@@ -40,11 +39,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     network = build.tokenizer(config)
     train = build.images(config.data, "train")
     heldout = build.images(config.data, "heldout")
-    if config.data.size % network.config.stride:
-        raise InputError(
-            f"data.size={config.data.size} is not a multiple of {network.config.stride}, the "
-            "stride of the tokenizer (2 to the number of ch_mult less one); change one of them."
-        )
+    grid = build.grid(config)
     if not (directory / "model/model.json").is_file():
         with timed(workdir, "train_tokenizer"):
             params = _train(config, directory, network, train).params
@@ -52,7 +47,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             about["fingerprint"] = checkpoint.fingerprint(about, params)
             checkpoint.save_model(directory / "model", about, params)
     with timed(workdir, "train_tokenizer"):
-        return _report(config, directory, heldout)
+        return _report(config, directory, heldout, grid)
 
 
 def _train(config: ConfigDict, directory: Path, network: Tokenizer, source) -> TrainState:
@@ -78,10 +73,11 @@ def _train(config: ConfigDict, directory: Path, network: Tokenizer, source) -> T
     )
 
 
-def _report(config: ConfigDict, directory: Path, heldout) -> dict[str, float]:
+def _report(
+    config: ConfigDict, directory: Path, heldout, grid: tuple[int, int]
+) -> dict[str, float]:
     """Held-out PSNR and codebook usage, with pictures."""
     network, params, _ = load_tokenizer(directory / "model", build.mesh(config))
-    grid = (config.data.size // network.config.stride,) * 2
 
     @jax.jit
     def round_trip(params, images):
