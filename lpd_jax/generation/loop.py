@@ -18,7 +18,8 @@ import numpy as np
 from lpd_jax.generation.groups import step_of
 from lpd_jax.generation.plan import Plan, Segment
 from lpd_jax.generation.sampling import SamplingRule, guidance_scale, guide, sample
-from lpd_jax.models.decoder import Cache, Decoder, visibility
+from lpd_jax.models.decoder import Cache, Decoder
+from lpd_jax.models.mask import visibility
 
 Draw = Callable[..., jax.Array]
 

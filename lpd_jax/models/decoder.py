@@ -11,7 +11,6 @@ H heads, K head width, F hidden width of the MLP, V codes, L layers.
 
 import dataclasses
 import functools
-import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -20,6 +19,8 @@ import jax.numpy as jnp
 
 from lpd_jax.errors import InputError
 from lpd_jax.models.attention import Keys, attend
+from lpd_jax.models.linear import Linear, logical
+from lpd_jax.models.mask import training_mask
 
 Cache = tuple[jax.Array, jax.Array]
 
@@ -101,103 +102,7 @@ class Pass(NamedTuple):
     context: Cache | None
 
 
-def visibility(
-    step: jax.Array,
-    is_query: jax.Array,
-    query_attention: str = "group",
-    context_attention: str = "group",
-) -> jax.Array:
-    """The attention rule: who sees whom (official `models/mask.py`).
-
-    A context token sees context of its own and earlier steps, a query sees context of earlier
-    steps and the queries of its own step. The variants of `DecoderConfig` narrow what is seen of
-    the own step.
-
-    Args:
-        step: int32 [..., T], group number of each place, non-decreasing among the context places
-            and among the queries. The class is context of the step before the first.
-        is_query: bool [T].
-        query_attention, context_attention: see `DecoderConfig`.
-
-    Returns:
-        bool [..., T, T]; rows ask, columns are seen.
-    """
-    row, column = step[..., :, None], step[..., None, :]
-    place = jnp.arange(len(is_query))
-    context_sees = row >= column
-    if context_attention == "causal":
-        context_sees &= place[:, None] >= place
-    query_sees = row == column
-    if query_attention == "independent":
-        query_sees &= place[:, None] == place
-    asks = is_query[:, None]
-    return jnp.where(is_query, asks & query_sees, jnp.where(asks, row > column, context_sees))
-
-
-def training_mask(
-    step_of: jax.Array, query_attention: str = "group", context_attention: str = "group"
-) -> jax.Array:
-    """`visibility` when a whole image is trained at once.
-
-    Args:
-        step_of: int32 [..., N], group number of the i-th generated token, non-decreasing.
-        query_attention, context_attention: see `DecoderConfig`.
-
-    Returns:
-        bool [..., 1+2N, 1+2N]; class, context, then queries.
-    """
-    first = jnp.full((*step_of.shape[:-1], 1), -1, step_of.dtype)
-    step = jnp.concatenate([first, step_of, step_of], axis=-1)
-    is_query = jnp.arange(step.shape[-1]) > step_of.shape[-1]
-    return visibility(step, is_query, query_attention, context_attention)
-
-
-def _logical(init, *axes):
-    return nn.with_logical_partitioning(init, axes)
-
-
 _NORMAL = nn.initializers.normal(0.02)
-
-
-class Linear(nn.Module):
-    """`x @ kernel + bias` with a kernel whose axes keep their names and so can be sharded apart.
-
-    Attributes:
-        equation: einsum of the input and the kernel.
-        shape: of the kernel, contracted axes first.
-        axes: logical names of the kernel's axes.
-        contracted: how many axes are contracted.
-        dtype: of the product.
-        bias: add one, of the shape that is left.
-    """
-
-    equation: str
-    shape: tuple[int, ...]
-    axes: tuple[str | None, ...]
-    contracted: int = 1
-    dtype: str = "float32"
-    bias: bool = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Float32 without a bias (the logits), `dtype` with one."""
-        split = self.contracted
-        flat = math.prod(self.shape[:split]), math.prod(self.shape[split:])
-
-        def xavier(key, shape, dtype=jnp.float32):
-            return nn.initializers.xavier_uniform()(key, flat, dtype).reshape(shape)
-
-        kernel = self.param("kernel", _logical(xavier, *self.axes), self.shape)
-        y = jnp.einsum(
-            self.equation,
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        if not self.bias:
-            return y
-        zeros = _logical(nn.initializers.zeros, *self.axes[split:])
-        return (y + self.param("bias", zeros, self.shape[split:])).astype(self.dtype)
 
 
 class Block(nn.Module):
@@ -224,8 +129,8 @@ class Block(nn.Module):
             epsilon=c.norm_eps,
             # The one-pass variance E[x^2] - E[x]^2 cancels where the mean is large.
             use_fast_variance=False,
-            scale_init=_logical(nn.initializers.ones, "embed"),
-            bias_init=_logical(nn.initializers.zeros, "embed"),
+            scale_init=logical(nn.initializers.ones, "embed"),
+            bias_init=logical(nn.initializers.zeros, "embed"),
         )
         drop = nn.Dropout(c.dropout, deterministic=deterministic)
         qkv = linear(
@@ -269,23 +174,23 @@ class Decoder(nn.Module):
     def setup(self):
         c = self.config
         embed = functools.partial(
-            nn.Embed, features=c.width, embedding_init=_logical(_NORMAL, "vocab", "embed")
+            nn.Embed, features=c.width, embedding_init=logical(_NORMAL, "vocab", "embed")
         )
         self.token_embed = embed(c.vocab_size)
         self.class_embed = nn.Embed(
-            c.num_classes, c.width, embedding_init=_logical(_NORMAL, None, "embed")
+            c.num_classes, c.width, embedding_init=logical(_NORMAL, None, "embed")
         )
         self.pos_embed = self.param(
-            "pos_embed", _logical(_NORMAL, None, "embed"), (1 + c.num_tokens, c.width)
+            "pos_embed", logical(_NORMAL, None, "embed"), (1 + c.num_tokens, c.width)
         )
-        self.null_class = self.param("null_class", _logical(_NORMAL, "embed"), (c.width,))
-        self.query = self.param("query", _logical(_NORMAL, "embed"), (c.width,))
+        self.null_class = self.param("null_class", logical(_NORMAL, "embed"), (c.width,))
+        self.query = self.param("query", logical(_NORMAL, "embed"), (c.width,))
         norm = functools.partial(
             nn.LayerNorm,
             epsilon=c.norm_eps,
             use_fast_variance=False,
-            scale_init=_logical(nn.initializers.ones, "embed"),
-            bias_init=_logical(nn.initializers.zeros, "embed"),
+            scale_init=logical(nn.initializers.ones, "embed"),
+            bias_init=logical(nn.initializers.zeros, "embed"),
         )
         # The embedding norm keeps 1e-6 whatever the blocks use: so does the official code.
         self.embed_norm = norm(epsilon=1e-6)

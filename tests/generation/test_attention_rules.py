@@ -13,7 +13,8 @@ from lpd_jax.errors import InputError
 from lpd_jax.generation.loop import generate_codes
 from lpd_jax.generation.plan import make_plan
 from lpd_jax.generation.sampling import guidance_scale, sampling_rule
-from lpd_jax.models.decoder import Decoder, training_mask
+from lpd_jax.models.decoder import Decoder
+from lpd_jax.models.mask import training_mask
 
 SIZES = (2, 3, 5, 6, 8)
 RULES = list(itertools.product(("group", "independent"), ("group", "causal")))

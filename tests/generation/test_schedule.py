@@ -9,7 +9,7 @@ import pytest
 from lpd_jax.errors import InputError
 from lpd_jax.generation.groups import step_of
 from lpd_jax.generation.schedule import Schedule, read_orders, write_orders
-from lpd_jax.models.decoder import training_mask
+from lpd_jax.models.mask import training_mask
 
 REFERENCE = Path(os.environ.get("LPD_REFERENCE_DIR", Path(__file__).parents[1] / "reference"))
 ORDERS = np.array([[4, 0, 5, 1, 2, 3], [0, 1, 2, 3, 4, 5]], np.int32)

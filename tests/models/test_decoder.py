@@ -9,7 +9,8 @@ import pytest
 from flax import linen as nn
 
 from lpd_jax.errors import InputError
-from lpd_jax.models.decoder import Decoder, DecoderConfig, training_mask
+from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.mask import training_mask
 from lpd_jax.trained import init_decoder
 
 SIZES = (1, 2, 3, 5, 6, 7)

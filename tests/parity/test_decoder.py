@@ -18,7 +18,8 @@ from lpd_jax.generation.groups import step_of
 from lpd_jax.generation.loop import generate_codes, to_raster
 from lpd_jax.generation.plan import make_plan
 from lpd_jax.generation.sampling import guidance_scale, sampling_rule
-from lpd_jax.models.decoder import Decoder, training_mask
+from lpd_jax.models.decoder import Decoder
+from lpd_jax.models.mask import training_mask
 
 MODES = ("cfg1", "linear", "constant", "uncond")
 
