@@ -29,11 +29,17 @@ EXTRAS = {
         "pytest>=8,<10",  # the test suite
         "pytest-xdist>=3.6,<4",  # the test suite on every core
         "ruff>=0.9,<0.18",  # lint and format
+        "nbclient>=0.10,<1",  # runs the notebook
+        "nbformat>=5.10,<6",  # reads the notebook
+        "ipykernel>=6.29,<8",  # what the notebook runs in
+        "qwix>=0.1.8,<0.3",  # tests of int8 inference
+        "flatbuffers>=24.3",  # tests of exported samplers
     ],
     "tpu": ["jax[tpu]>=0.10.2,<0.12"],  # TPU hosts, and ahead-of-time compilation for TPUs anywhere
     "cuda": ["jax[cuda13]>=0.10.2,<0.12"],  # NVIDIA GPUs
     "torch": ["torch>=2.6,<3"],  # reading the authors' .pth/.pt pickles; nothing else needs it
     "quant": ["qwix>=0.1.8,<0.3"],  # int8 inference
+    "export": ["flatbuffers>=24.3"],  # jax.export writes its files with it
     "notebook": ["jupyterlab>=4.2,<5", "nbclient>=0.10,<1"],  # notebooks, also headless
 }
 

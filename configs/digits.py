@@ -92,9 +92,22 @@ def get_config() -> ConfigDict:
             "top_p": 1.0,
             "batch_size": 90,
             "dtype": "",  # of the decoder's products; what it was trained with when empty
+            "quantize": "",  # "int8" or "int8_w8a8" kernels in the decoder; floats when empty
             "segments": 1,  # compiled bodies of the loop: more pad less and compile longer
         }
     )
+    config.edit = ConfigDict(
+        {
+            "images": "",  # an image file or a folder of them; held-out images when empty
+            "count": 6,  # images at most
+            "labels": (),  # classes to generate, each for all images; own and next when empty
+            "mask": "",  # an image file, white where to generate; the box when empty
+            "box": (0.5, 0.0, 1.0, 1.0),  # top, left, bottom, right: shares of the sides or pixels
+            "outside": False,  # generate around it instead
+            "keep_pixels": False,  # put back the given pixels of what is kept
+        }
+    )
+    config.export = ConfigDict({"path": ""})  # new directory; one in workdir/export when empty
     config.orders = ConfigDict({"count": 1000})
     config.evaluate = ConfigDict({"steps": 10})
     config.convert = ConfigDict(

@@ -9,9 +9,17 @@ chain; each goes on where it stopped:
   sample           generates images of chosen classes
   evaluate         judges generated images against real ones and writes the report
   pipeline         runs the five above
+  edit             generates parts of images anew: inpainting, outpainting, another class
+  export           the compiled sampler in a file that runs without this package
   convert          official PyTorch weights in, and ours out
   orders           writes generation orders to files, with pictures
   ablate           runs a list of config differences and makes a table
+
+Several processes (--coordinator=host:port --num_processes=2 --process_id=0, or what Slurm, a GKE
+JobSet or a TPU slice says of itself) work as one; only process 0 writes files and shows progress.
+
+Exit codes: 0 done; 2 the input is wrong, one sentence says how; 75 asked to stop by SIGTERM or
+SIGUSR1 while training, and saved: start the same command again.
 """
 
 import importlib
@@ -20,12 +28,14 @@ import os
 import pkgutil
 import re
 import sys
+import traceback
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from lpd_jax import tasks
+from lpd_jax import distributed, tasks
 from lpd_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -34,6 +44,17 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory that the task reads and writes.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Directory of the models to use, if not the workdir: config.checkpoint."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0 of several; 'auto' asks the TPU VM for all three."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes work together.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+_JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout", 300, "Seconds to wait at the start for the other processes.", lower_bound=1
+)
+_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
+    "heartbeat_timeout", 100, "Seconds after which a silent process ends the job.", lower_bound=1
 )
 _NOT_TASKS = ("build", "workdir")
 TASKS = tuple(m.name for m in pkgutil.iter_modules(tasks.__path__) if m.name not in _NOT_TASKS)
@@ -49,13 +70,28 @@ def main(argv: list[str]) -> None:
             raise InputError(
                 f"--{name} is missing; try --config=configs/digits.py --workdir=runs/digits."
             )
+    if "://" in _WORKDIR.value:
+        raise InputError(
+            f"--workdir={_WORKDIR.value} is no directory; mount the bucket on every host (Cloud "
+            "Storage FUSE) and give the path of the mount."
+        )
     if _CHECKPOINT.value is not None:
         _CONFIG.value.checkpoint = _CHECKPOINT.value
     # Orbax tells at INFO what it does; ours are the only messages of that level people ask for.
     if not flags.FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)
-    logging.getLogger("lpd_jax").setLevel(logging.INFO)
+    where = distributed.cluster(
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, os.environ
+    )
+    if where is not None:
+        distributed.initialize(
+            where, join_timeout=_JOIN_TIMEOUT.value, heartbeat_timeout=_HEARTBEAT_TIMEOUT.value
+        )
+    first = where is None or jax.process_index() == 0
+    logging.getLogger("lpd_jax").setLevel(logging.INFO if first else logging.WARNING)
     importlib.import_module(f"lpd_jax.tasks.{argv[1]}").run(_CONFIG.value, _WORKDIR.value)
+    if where is not None:
+        distributed.barrier("the end")  # process 0 may be writing still
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -83,13 +119,39 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def run() -> None:
-    """Entry point: problems with the input become one sentence and exit code 2."""
+    """Entry point: problems with the input become one sentence and exit code 2.
+
+    With several processes, one that fails in another way ends at once: the orderly end would wait
+    for the others, and they for it.
+    """
     sys.modules["__main__"].__doc__ = __doc__  # what --help shows, also under the `lpd` script
     try:
         app.run(main, flags_parser=_parse)
     except InputError as error:
-        print(f"lpd: {error}", file=sys.stderr)
+        print(f"lpd{_which()}: {error}", file=sys.stderr)
         sys.exit(2)
+    except distributed.Preempted as stop:
+        if not _which():
+            print(f"lpd: {stop}", file=sys.stderr)
+        sys.exit(distributed.PREEMPTED)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        print(
+            f"lpd{_which()}: failed with the error above; if that speaks of a connection or a "
+            "peer, another process ended first and its output says why. Once mended, run the same "
+            "command in all processes; training goes on from its last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+
+def _which() -> str:
+    """Names this process in messages, if it is not the first."""
+    several = jax.distributed.is_initialized() and jax.process_index() != 0
+    return f" (process {jax.process_index()})" if several else ""
 
 
 if __name__ == "__main__":

@@ -16,25 +16,37 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from lpd_jax import distributed
 from lpd_jax.errors import InputError
 
 _KEEP = ocp.training.preservation_policies
 
 
 class Checkpoints:
-    """Checkpoints of one run: state and data iterator, written asynchronously and atomically.
+    """Checkpoints of one run, written asynchronously and atomically, by all processes together.
+
+    A step directory holds the state, the position in the data, and the settings of the run as its
+    metadata. Any number of processes can restore it, onto any mesh.
 
     Args:
-        path: directory, made when missing.
+        path: directory that all processes see, made when missing.
         keep: how many of the newest stay.
         keep_every: steps that stay for good, or None.
+        about: settings of the run, JSON data, for people.
     """
 
-    def __init__(self, path: Path, keep: int = 2, keep_every: int | None = None):
+    def __init__(
+        self,
+        path: Path,
+        keep: int = 2,
+        keep_every: int | None = None,
+        about: dict[str, Any] | None = None,
+    ):
         self.path = Path(path).absolute()
         policies = [_KEEP.LatestN(keep)]
         if keep_every:
             policies.append(_KEEP.EveryNSteps(keep_every))
+        self._about = about
         self._checkpointer = ocp.training.Checkpointer(
             self.path,
             preservation_policy=_KEEP.AnyPreservationPolicy(policies),
@@ -53,18 +65,24 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, step: int, state: Any, data: Any) -> None:
-        """Starts writing; returns when `state` may be donated and `data` advanced."""
+    def save(self, step: int, state: Any, position: dict[str, int]) -> None:
+        """Starts writing; returns when `state` may be donated.
+
+        Args:
+            step: number of steps done.
+            state: tree of arrays.
+            position: of the data iterator, its `get_state()`; the same in all processes.
+        """
         self._checkpointer.save_checkpointables_async(
-            step, {"state": state, "data": data}, force=True
+            step, {"state": state, "position": position}, force=True, custom_metadata=self._about
         )
 
     def wait(self) -> None:
         """Returns when everything started is on disk."""
         self._checkpointer.wait()
 
-    def restore(self, abstract_state: Any, data: Any) -> tuple[Any, Any]:
-        """State (as `abstract_state`, with its shardings) and data iterator of the newest step.
+    def restore(self, abstract_state: Any) -> tuple[Any, dict[str, int]]:
+        """State (as `abstract_state`, with its shardings) and position of the newest step.
 
         Raises:
             InputError: the checkpoint is damaged or of another model.
@@ -72,7 +90,7 @@ class Checkpoints:
         step = self.latest
         try:
             restored = self._checkpointer.load_checkpointables(
-                step, {"state": abstract_state, "data": data}
+                step, {"state": abstract_state, "position": None}
             )
         # Orbax and TensorStore report damage through many types.
         except Exception as error:
@@ -81,7 +99,7 @@ class Checkpoints:
                 "delete that step's directory to go on from the one before, or the whole "
                 "directory to start anew."
             ) from error
-        return restored["state"], restored["data"]
+        return restored["state"], restored["position"]
 
 
 def abstract_of(tree: Any) -> Any:
@@ -90,12 +108,23 @@ def abstract_of(tree: Any) -> Any:
 
 
 def save_model(path: Path, about: dict[str, Any], params: Any) -> None:
-    """Writes a model directory, whole or not at all; an older one is replaced at the end."""
+    """Writes a model directory, whole or not at all; an older one is replaced at the end.
+
+    Every process calls it, each with its part of `params`.
+    """
     path = Path(path).absolute()
     partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    with distributed.first_process_first("save_model"):
+        if jax.process_index() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
     ocp.save(partial / "params", params)
-    (partial / "model.json").write_text(json.dumps(about, indent=2) + "\n")
+    with distributed.first_process_first("save_model.json"):
+        if jax.process_index() == 0:
+            (partial / "model.json").write_text(json.dumps(about, indent=2) + "\n")
+            _replace(path, partial)
+
+
+def _replace(path: Path, partial: Path) -> None:
     if path.exists():
         old = path.with_name(path.name + ".old")
         shutil.rmtree(old, ignore_errors=True)

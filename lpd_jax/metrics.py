@@ -26,9 +26,10 @@ class Writer:
             path = Path(path)
             path.mkdir(parents=True, exist_ok=True)
             rows = [row for row in read_rows(path) if row["step"] < start]
-            self._file = (path / "metrics.jsonl").open("w")
-            for row in rows:
-                self._file.write(json.dumps(row) + "\n")
+            # Replaced whole: a run that dies here keeps its rows.
+            partial = path / ".metrics.jsonl"
+            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            self._file = partial.rename(path / "metrics.jsonl").open("a")
             self._board = SummaryWriter(str(path / "tensorboard"), purge_step=start)
 
     def __enter__(self):

@@ -12,11 +12,14 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lpd_jax.errors import InputError
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+AXES = ("data", "fsdp", "tensor")
 
 RULES: Rules = (
     ("batch", ("data", "fsdp")),
@@ -40,21 +43,35 @@ class MeshConfig:
         fsdp: parts that parameters and optimizer state are cut into, gathered when used; the
             batch is cut along this axis too.
         tensor: parts of heads, MLP and vocabulary, computed apart.
+        slices: groups of devices with a fast network inside and a slow one between (TPU slices,
+            GPU hosts). Only copies of the model are spread over them. -1 takes what the devices
+            say, 1 lays the mesh out as if all were one.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    slices: int = -1
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Mesh with axes data, fsdp, tensor over all (or the given) devices.
 
     Raises:
-        InputError: the sizes do not multiply to the number of devices.
+        InputError: the sizes do not multiply to the number of devices, or do not fit its slices.
     """
-    axes = dataclasses.asdict(config)
-    count = len(devices) if devices is not None else jax.device_count()
+    grid = device_grid(config, jax.devices() if devices is None else devices)
+    # Linen's modules need Auto axes; jax makes Explicit ones unless told.
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def device_grid(config: MeshConfig, devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices as an array [data, fsdp, tensor]; slices follow each other along data.
+
+    Raises:
+        InputError: as `make_mesh`.
+    """
+    axes, count = {axis: getattr(config, axis) for axis in AXES}, len(devices)
     fixed = math.prod(size for size in axes.values() if size > 0)
     sizes = [size if size > 0 else count // fixed for size in axes.values()]
     if math.prod(sizes) != count or sum(size < 1 for size in axes.values()) > 1:
@@ -62,9 +79,33 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh {axes} does not cover {count} device(s): the sizes must multiply to {count}, "
             "with at most one of them -1 for what is left."
         )
-    # Linen's modules need Auto axes; jax makes Explicit ones unless told.
-    return jax.make_mesh(
-        sizes, tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices
+    # Devices that say nothing of slices are told apart by their process.
+    told = hasattr(devices[0], "slice_index")
+    found = len({getattr(d, "slice_index" if told else "process_index") for d in devices})
+    slices = config.slices if config.slices > 0 else (found if told else 1)
+    if slices == 1 and told and found > 1:
+        return np.array(devices).reshape(sizes)
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    if slices != found:
+        raise InputError(
+            f"mesh.slices={slices}, but the {count} devices are in {found} "
+            f"{'slice(s)' if told else 'process(es)'}; set mesh.slices to {found}, or to 1 to lay "
+            "the mesh out without regard to the network between them."
+        )
+    if sizes[0] % slices:
+        raise InputError(
+            f"mesh.data={sizes[0]} is no multiple of the {slices} slices that the devices are in; "
+            "change mesh.data, or set mesh.slices=1 to let fsdp and tensor cross the network "
+            "between slices."
+        )
+    inside = (sizes[0] // slices, *sizes[1:])
+    return mesh_utils.create_hybrid_device_mesh(
+        inside,
+        (slices, 1, 1),
+        devices,
+        process_is_granule=not told,
+        allow_split_physical_axes=True,
     )
 
 
@@ -101,22 +142,58 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
+def batch_ways(mesh: Mesh) -> int:
+    """Into how many parts `batch_sharding` cuts a batch."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Rows of a global batch that lie on the devices of this process: int [rows], ascending.
+
+    Processes share rows when a tensor axis reaches across them.
+
+    Raises:
+        InputError: the batch does not divide among the devices that share it.
+    """
+    size, rest = divmod(batch_size, batch_ways(mesh))
+    if rest or size < 1:
+        raise InputError(
+            f"a batch of {batch_size} does not divide among {batch_ways(mesh)} devices (mesh data "
+            "x fsdp); change batch_size or the mesh."
+        )
+    return (_process_parts(mesh)[:, None] * size + np.arange(size)).reshape(-1)
+
+
 def put_batch(batch, mesh: Mesh):
-    """This process's part of a batch (tree of NumPy arrays) as global arrays.
+    """This process's rows of a batch (tree of NumPy arrays, see `process_rows`) as global arrays.
 
     Raises:
         InputError: the global batch does not divide among the devices that share it.
     """
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
-    if rows % ways:
-        raise InputError(
-            f"a batch of {rows} does not divide among {ways} devices (mesh data x fsdp); "
-            "change batch_size or the mesh."
-        )
-    return jax.make_array_from_process_local_data(
-        batch_sharding(mesh), jax.tree.map(np.asarray, batch)
-    )
+    parts, ways = _process_parts(mesh), batch_ways(mesh)
+    rows = len(jax.tree.leaves(batch)[0])
+    if rows % len(parts):
+        process_rows(mesh, rows * ways // len(parts))  # says so
+    size = rows // len(parts)
+    position = {part * size: place * size for place, part in enumerate(parts.tolist())}
+
+    def place(array):
+        array = np.asarray(array)
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start = position[index[0].start or 0]
+            return array[start : start + size]
+
+        shape = (size * ways, *array.shape[1:])
+        return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
+
+    return jax.tree.map(place, batch)
+
+
+def _process_parts(mesh: Mesh) -> np.ndarray:
+    """Which of the `batch_ways` parts of a batch lie on this process's devices, ascending."""
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_ways(mesh),))
+    return np.unique([index.start or 0 for (index,) in indices.values()])
 
 
 def constrain_batch(tree):

@@ -1,99 +1,42 @@
 """The notebook API: trained models in, images out."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax import struct
 from tqdm import tqdm
 
-from lpd_jax import parallel
+from lpd_jax import distributed, parallel
+from lpd_jax.data.pipeline import to_unit
 from lpd_jax.errors import InputError
-from lpd_jax.generation import groups
-from lpd_jax.generation.loop import generate_codes, to_raster
+from lpd_jax.generation import editing, groups
 from lpd_jax.generation.orders import LocalityAware
-from lpd_jax.generation.plan import Plan, make_plan
+from lpd_jax.generation.plan import make_plan
+from lpd_jax.generation.program import (
+    Edits,
+    Partial,
+    Samples,
+    draw_orders,
+    edit,
+    generate,
+    join_edits,
+    preview,
+)
 from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.generation.schedule import Schedule
 from lpd_jax.models.decoder import Decoder
-from lpd_jax.models.tokenizer import Tokenizer, to_uint8
-from lpd_jax.trained import load_decoder, load_tokenizer
+from lpd_jax.models.tokenizer import Tokenizer
+from lpd_jax.quantize import quantize_decoder
+from lpd_jax.trained import lay_out, load_decoder, load_tokenizer
+from lpd_jax.viz import images as pictures
 
+__all__ = ["Edits", "Partial", "Sampler", "Samples", "draw_orders", "generate"]
 
-@struct.dataclass
-class Samples:
-    """Generated images and how they came about.
-
-    Attributes:
-        images: uint8 [B, H, W, 3].
-        codes: int32 [B, N], raster order.
-        orders: int32 [B, N], generation position -> raster index.
-    """
-
-    images: Any
-    codes: Any
-    orders: Any
-
-
-def image_keys(key: jax.Array, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Typed keys [B] of the orders and of the tokens of images `indices` int32 [B]."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-    return jax.vmap(lambda k: tuple(jax.random.split(k)))(keys)
-
-
-@functools.partial(jax.jit, static_argnames=("grid", "group_sizes"))
-def draw_orders(
-    order: Any,
-    key: jax.Array,
-    indices: jax.Array,
-    grid: tuple[int, int],
-    group_sizes: tuple[int, ...],
-) -> jax.Array:
-    """The orders int32 [B, N] that images `indices` int32 [B] of a run get from `order`."""
-    order_keys, _ = image_keys(key, indices)
-    return jax.vmap(lambda k: order.draw(k, grid, group_sizes))(order_keys)
-
-
-@functools.partial(jax.jit, static_argnames=("decoder", "tokenizer", "plan"))
-def generate(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    params: tuple[Any, Any],
-    labels: jax.Array,
-    indices: jax.Array,
-    key: jax.Array,
-    order: Any,
-    plan: Plan,
-    rule: SamplingRule,
-) -> Samples:
-    """Labels to pixels in one XLA program: orders, all decoding steps, VQ decoding.
-
-    Args:
-        decoder, tokenizer: the networks; static.
-        params: their parameters, in that order.
-        labels: int32 [B].
-        indices: int32 [B], address of each image: it alone, with `key`, decides the image's
-            randomness.
-        key: typed key of the run.
-        order: one of `lpd_jax.generation.orders`, drawn per image; or orders int32 [B, N].
-        plan: group sizes and padding; static.
-        rule: guidance and sampling.
-    """
-    grid = decoder.config.grid
-    _, token_keys = image_keys(key, indices)
-    if isinstance(order, jax.Array):
-        orders = order
-    else:
-        orders = draw_orders(order, key, indices, grid, plan.group_sizes)
-    generated = generate_codes(decoder, params[0], labels, orders, token_keys, plan, rule)
-    codes = parallel.constrain_batch(to_raster(generated, orders, decoder.config.num_tokens))
-    images = tokenizer.apply({"params": params[1]}, codes, grid, method="decode")
-    return Samples(to_uint8(images), codes, orders)
+_PAPER_ORDER = LocalityAware()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +66,7 @@ class Sampler:
         mesh: jax.sharding.Mesh | None = None,
         rules: parallel.Rules = parallel.RULES,
         dtype: str | None = None,
+        quantize: str = "",
     ) -> "Sampler":
         """The models in `path/decoder/model` and `path/tokenizer/model`.
 
@@ -131,6 +75,8 @@ class Sampler:
             mesh, rules: devices (all by default), and how parameters lie on them.
             dtype: of the decoder's matrix products; what it was trained or converted with by
                 default.
+            quantize: "int8" keeps the kernels of the decoder's blocks and head in int8,
+                "int8_w8a8" multiplies integers too (see `lpd_jax.quantize`); empty for neither.
 
         Raises:
             InputError: one is absent or damaged, or they do not belong together.
@@ -144,8 +90,9 @@ class Sampler:
                 f"the decoder in {path} was trained on codes of another tokenizer; train it again "
                 "or put back the tokenizer that it belongs to."
             )
-        if dtype:
-            decoder = Decoder(dataclasses.replace(decoder.config, dtype=dtype))
+        if quantize:
+            decoder_params = quantize_decoder(decoder_params, quantize, donate=True)
+        decoder, decoder_params = lay_out(decoder, decoder_params, dtype)
         return cls(
             decoder=decoder,
             decoder_params=decoder_params,
@@ -164,12 +111,65 @@ class Sampler:
         steps: int = 20,
         guidance: float = 1.0,
         temperature: float = 1.0,
+        order: Any = _PAPER_ORDER,
         seed: int = 0,
     ) -> np.ndarray:
         """Images uint8 [B, H, W, 3] of the classes `labels`, in `steps` steps."""
         sizes = groups.group_sizes(self.decoder.config.num_tokens, steps)
         rule = sampling_rule(guidance=guidance, temperature=temperature)
-        return self.sample(labels, sizes, LocalityAware(), rule, seed=seed).images
+        return self.sample(labels, sizes, order, rule, seed=seed).images
+
+    def stream(
+        self,
+        labels: Sequence[int],
+        *,
+        steps: int = 20,
+        guidance: float = 1.0,
+        temperature: float = 1.0,
+        order: Any = _PAPER_ORDER,
+        seed: int = 0,
+        cover: bool = True,
+    ) -> Iterator[Partial]:
+        """The images of `sampler(labels, ...)` after each step; see `replay`.
+
+        The steps are one XLA program, which ends before the first image appears: that is how the
+        last image is exactly the one that the same call without `stream` gives.
+        """
+        sizes = groups.group_sizes(self.decoder.config.num_tokens, steps)
+        rule = sampling_rule(guidance=guidance, temperature=temperature)
+        samples = self.sample(labels, sizes, order, rule, seed=seed)
+        step_map = np.asarray(self.schedule(samples, sizes).step_map)
+        return self.replay(samples.images, samples.codes, step_map, cover=cover)
+
+    def replay(
+        self, images: np.ndarray, codes: np.ndarray, step_map: np.ndarray, *, cover: bool = True
+    ) -> Iterator[Partial]:
+        """How generated or edited images appeared, step by step.
+
+        Args:
+            images: uint8 [B, H, W, 3], the finished ones, which come last.
+            codes: int32 [B, N].
+            step_map: int32 [B, h, w], from a `Schedule` or `Edits`; -1 is known from the start.
+            cover: hide the cells that are not known yet, rather than show what the tokenizer
+                makes of them with the mean of the codebook in their place.
+
+        Yields:
+            A `Partial` for what was known from the start, if anything was, then one per step.
+        """
+        grid, last = self.decoder.config.grid, step_map.max()
+        for step in range(-1 if (step_map < 0).any() else 0, last + 1):
+            known = (step_map <= step).reshape(codes.shape)
+            shown = images
+            if step < last:
+
+                def run(take, known=known):
+                    of_images = take(codes), take(known)
+                    return preview(self.tokenizer, self.tokenizer_params, *of_images, grid)
+
+                shown = self._in_batches(np.arange(len(codes)), None, run)
+            if cover:
+                shown = pictures.hide_unknown(shown, known.reshape(step_map.shape))
+            yield Partial(step + 1, shown, known)
 
     def schedule(self, samples: Samples, group_sizes: Sequence[int]) -> Schedule:
         """The schedule that generated `samples`."""
@@ -207,35 +207,121 @@ class Sampler:
         Raises:
             InputError: a label, the group sizes, the orders or the guidance do not fit the model.
         """
-        labels = self._check(labels, group_sizes, order, rule)
-        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        batch_size = ways * math.ceil(min(batch_size or len(labels), len(labels)) / ways)
-        plan = make_plan(group_sizes, segments)
-        place = parallel.batch_sharding(self.mesh)
-        key = jax.random.key(seed)
-        parts = []
-        starts = range(0, len(labels), batch_size)
-        with parallel.use(self.mesh, self.rules):
-            for start in tqdm(starts, "sample", unit="batch", disable=not progress):
-                # The last batch wraps around, so that every batch has one shape.
-                rows = np.arange(start, start + batch_size) % len(labels)
-                part = generate(
-                    self.decoder,
-                    self.tokenizer,
-                    (self.decoder_params, self.tokenizer_params),
-                    jax.device_put(labels[rows], place),
-                    jax.device_put(np.int32(first_index + rows), place),
-                    key,
-                    jax.device_put(np.int32(order)[rows], place)
-                    if isinstance(order, np.ndarray)
-                    else order,
-                    plan,
-                    rule,
-                )
-                parts.append(jax.device_get(part))
-        return jax.tree.map(lambda *x: np.concatenate(x)[: len(labels)], *parts)
+        labels = self._check(labels, order, rule)
+        groups.check_group_sizes(tuple(group_sizes), self.decoder.config.num_tokens)
+        plan, key = make_plan(group_sizes, segments), jax.random.key(seed)
+        indices = first_index + np.arange(len(labels))
 
-    def _check(self, labels, group_sizes, order, rule: SamplingRule) -> np.ndarray:
+        def run(take):
+            of_images = take(labels), take(indices)
+            return generate(*self._networks, *of_images, key, take(order), plan, rule)
+
+        rows = np.arange(len(labels))
+        return self._in_batches(rows, batch_size, run, "sample" if progress else "")
+
+    @property
+    def _networks(self) -> tuple[Decoder, Tokenizer, tuple[Any, Any]]:
+        return self.decoder, self.tokenizer, (self.decoder_params, self.tokenizer_params)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        stride = self.tokenizer.config.stride
+        return tuple(side * stride for side in self.decoder.config.grid)
+
+    def edit(
+        self,
+        images: np.ndarray,
+        mask: np.ndarray,
+        labels: Sequence[int],
+        *,
+        steps: int = 20,
+        order: Any = _PAPER_ORDER,
+        rule: SamplingRule | None = None,
+        group_schedule: str = "cosine",
+        keep_pixels: bool = False,
+        seed: int = 0,
+        first_index: int = 0,
+        batch_size: int | None = None,
+        segments: int = 1,
+        progress: bool = False,
+    ) -> Edits:
+        """Generates the masked cells of images anew, in view of the others: one compiled program.
+
+        The other cells keep their codes. Their pixels go through the tokenizer, which loses some
+        detail; `keep_pixels` puts the given ones back. Images run together with those that have as
+        many masked cells: that number is compiled in, where the cells are is not.
+
+        Args:
+            images: uint8 [B, H, W, 3] of `image_size`.
+            mask: True where to generate, in pixels or cells, one for all or one per image (see
+                `editing.unknown_cells`; `editing.rectangle` makes them). An image without any is
+                encoded and decoded.
+            labels: int [B], the class of what is generated, the image's own or another.
+            steps: of a whole image; M of N cells get ceil(steps M / N).
+            order: one of `lpd_jax.generation.orders`, or orders int [B or more, N] of whole
+                images, from which the known cells are left out.
+            rule: guidance and sampling; plain sampling by default.
+            group_schedule: "cosine" or "uniform".
+            keep_pixels: copy the given pixels of the cells that are not masked.
+            seed, first_index, batch_size, segments, progress: as in `sample`.
+
+        Raises:
+            InputError: images, mask, labels, steps, orders or guidance do not fit the model.
+        """
+        rule = sampling_rule() if rule is None else rule
+        labels = self._check(labels, order, rule)
+        editing.check_images(images, len(labels), self.image_size)
+        grid, num_tokens = self.decoder.config.grid, self.decoder.config.num_tokens
+        unknown = editing.unknown_cells(mask, len(images), grid, self.image_size)
+        pixels, indices = to_unit(images), first_index + np.arange(len(images))
+        key, parts = jax.random.key(seed), []
+        for count, rows in editing.by_count(unknown):
+            sizes = editing.group_sizes(count, num_tokens, steps, group_schedule)
+            plan = make_plan(sizes, segments, num_tokens - count) if sizes else None
+
+            def run(take, plan=plan):
+                of_images = take(pixels), take(unknown), take(labels), take(indices)
+                return edit(*self._networks, *of_images, key, take(order), plan, rule)
+
+            part = self._in_batches(rows, batch_size, run, f"edit {count} cells" * progress)
+            parts.append((rows, sizes, part))
+        edits = join_edits(parts, grid)
+        if not keep_pixels:
+            return edits
+        return dataclasses.replace(
+            edits, images=pictures.paste(images, edits.images, edits.step_map >= 0)
+        )
+
+    def _in_batches(
+        self,
+        rows: np.ndarray,
+        batch_size: int | None,
+        run: Callable[[Callable], Any],
+        progress: str = "",
+    ) -> Any:
+        """Calls `run(take)` for as many rows each time, and joins what it returns.
+
+        `take` cuts the rows out of an array and spreads them over the devices; what is no NumPy
+        array it returns as it is. `progress` is the name of a bar, which an empty one has not.
+        """
+        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        size = ways * math.ceil(min(batch_size or len(rows), len(rows)) / ways)
+        place = parallel.batch_sharding(self.mesh)
+        parts = []
+        with parallel.use(self.mesh, self.rules):
+            starts = range(0, len(rows), size)
+            for start in tqdm(starts, progress, unit="batch", disable=not progress):
+                # The last batch wraps around, so that every batch has one shape.
+                taken = rows[np.arange(start, start + size) % len(rows)]
+
+                def take(x, taken=taken):
+                    return jax.device_put(x[taken], place) if isinstance(x, np.ndarray) else x
+
+                parts.append(distributed.to_host(run(take)))
+        return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
+
+    def _check(self, labels, order, rule: SamplingRule) -> np.ndarray:
         config = self.decoder.config
         labels = np.asarray(labels, np.int32)
         wrong = labels[(labels < 0) | (labels > config.num_classes)]
@@ -245,7 +331,6 @@ class Sampler:
                 f"list of numbers from 0 to {config.num_classes - 1} ({config.num_classes} "
                 "generates without a class)."
             )
-        groups.check_group_sizes(tuple(group_sizes), config.num_tokens)
         if isinstance(order, np.ndarray) and (
             len(order) < len(labels) or order.shape[1] != config.num_tokens
         ):

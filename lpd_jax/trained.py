@@ -1,10 +1,12 @@
 """Trained networks: from a model directory to a module and its parameters on the devices."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lpd_jax import checkpoint, parallel
 from lpd_jax.models.decoder import Decoder, DecoderConfig
@@ -49,3 +51,51 @@ def load_decoder(
     abstract = jax.eval_shape(lambda: init_decoder(network, jax.random.key(0)))
     shardings = parallel.shardings_of(abstract, mesh, rules)
     return network, checkpoint.load_params(path, abstract, shardings), about
+
+
+def lay_out(decoder: Decoder, params: Any, dtype: str | None = None) -> tuple[Decoder, Any]:
+    """A decoder as sampling wants it: layers unrolled, kernels in the dtype of their products.
+
+    The products of a loop over stacked layers copy their kernel out of the stack first, which
+    costs as much as the product itself when a step has few tokens. The values are the same.
+
+    Args:
+        decoder: with layers "scan".
+        params: its (unboxed) parameters; emptied, so that at most one of its stacks is in memory
+            twice when the caller keeps no other reference to them.
+        dtype: of matrix products; the decoder's own by default.
+
+    Returns:
+        The decoder with layers "unrolled", and its parameters, sharded as they were.
+    """
+    config = dataclasses.replace(
+        decoder.config, layers="unrolled", dtype=dtype or decoder.config.dtype
+    )
+    stacked, treedef = jax.tree_util.tree_flatten_with_path(params.pop("blocks"))
+    layers = [[] for _ in range(config.depth)]
+    while stacked:
+        path, stack = stacked.pop(0)
+        # Waited for before the stack is dropped: its memory is needed for the next.
+        parts = jax.block_until_ready(_split(stack, _product_dtype(path, stack, config.dtype)))
+        del stack
+        for layer, part in zip(layers, parts, strict=True):
+            layer.append(part)
+    apart = {f"blocks_{i}": jax.tree.unflatten(treedef, leaves) for i, leaves in enumerate(layers)}
+    rest = jax.tree_util.tree_map_with_path(
+        lambda path, x: x.astype(_product_dtype(path, x, config.dtype)), params
+    )
+    return Decoder(config), rest | apart
+
+
+def _product_dtype(path, x: jax.Array, dtype: str):
+    """`dtype` for float kernels; what it is for everything else, int8 kernels included."""
+    is_kernel = isinstance(path[-1], jax.tree_util.DictKey) and path[-1].key == "kernel"
+    return dtype if is_kernel else x.dtype
+
+
+def _split(stack: jax.Array, dtype) -> tuple[jax.Array, ...]:
+    """The entries of the first axis, each placed as it was in the stack."""
+    placed = None
+    if isinstance(stack.sharding, NamedSharding):
+        placed = NamedSharding(stack.sharding.mesh, PartitionSpec(*stack.sharding.spec[1:]))
+    return jax.jit(lambda x: tuple(x.astype(dtype)), out_shardings=placed)(stack)

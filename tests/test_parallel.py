@@ -1,5 +1,7 @@
 """Meshes, born-sharded parameters, and constraints that are really there."""
 
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,55 @@ def test_one_axis_takes_the_devices_that_are_left():
 def test_meshes_that_do_not_fit_are_refused(sizes):
     with pytest.raises(InputError, match="8 device"):
         parallel.make_mesh(MeshConfig(*sizes))
+
+
+def in_slices(*slices):
+    """Stand-ins for devices that say which slice they are in."""
+    return [
+        SimpleNamespace(id=i, slice_index=s, process_index=i // 2, platform="gpu", device_kind="")
+        for i, s in enumerate(slices)
+    ]
+
+
+@pytest.mark.parametrize("devices", [(0,) * 4 + (1,) * 4, (0, 1) * 4], ids=str)
+def test_slices_are_split_along_data_only(devices):
+    grid = parallel.device_grid(MeshConfig(data=4, fsdp=1, tensor=2), in_slices(*devices))
+    slices = np.vectorize(lambda device: device.slice_index)(grid)
+    assert (slices == np.array([0, 0, 1, 1])[:, None, None]).all()
+    assert len({device.id for device in grid.flat}) == 8
+
+
+def test_slices_can_be_disregarded():
+    grid = parallel.device_grid(
+        MeshConfig(data=1, fsdp=8, slices=1), in_slices(*(0,) * 4 + (1,) * 4)
+    )
+    assert [device.id for device in grid.flat] == list(range(8))
+
+
+def test_processes_are_slices_where_devices_do_not_say():
+    devices = in_slices(*range(8))
+    for device in devices:
+        del device.slice_index
+    flat = parallel.device_grid(MeshConfig(), devices)
+    assert flat.shape == (8, 1, 1)
+    grid = parallel.device_grid(MeshConfig(data=4, tensor=2, slices=4), devices)
+    process = np.vectorize(lambda device: device.process_index)(grid)
+    assert (process == np.arange(4)[:, None, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (MeshConfig(slices=4), "mesh.slices=4, but the 8 devices are in 2 slice"),
+        (MeshConfig(data=1, fsdp=8), "mesh.data=1 is no multiple of the 2 slices"),
+    ],
+    ids=str,
+)
+def test_meshes_that_do_not_fit_the_slices_are_refused(config, words):
+    with pytest.raises(InputError, match=words):
+        parallel.device_grid(config, in_slices(*(0,) * 4 + (1,) * 4))
+    with pytest.raises(InputError, match="in 1 process"):
+        parallel.make_mesh(MeshConfig(slices=2))
 
 
 def test_parameters_are_born_where_the_rules_say(decoder):

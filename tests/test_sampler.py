@@ -8,8 +8,12 @@ import pytest
 
 from lpd_jax import parallel
 from lpd_jax.errors import InputError
+from lpd_jax.generation.editing import rectangle
+from lpd_jax.generation.groups import group_sizes
 from lpd_jax.generation.orders import LocalityAware, Random
+from lpd_jax.generation.program import edit, preview
 from lpd_jax.generation.sampling import sampling_rule
+from lpd_jax.models.tokenizer import to_uint8
 from lpd_jax.sampler import Sampler, generate
 from lpd_jax.trained import init_decoder
 
@@ -127,3 +131,153 @@ def test_guidance_needs_label_dropout(sampler):
     assert draw(unguidable, rule=sampling_rule()).codes.shape == (7, 24)
     with pytest.raises(InputError, match="label dropout"):
         draw(unguidable, labels=[5], rule=sampling_rule())
+
+
+def test_a_stream_shows_every_step_and_ends_with_the_image(sampler):
+    with jax.default_matmul_precision("highest"):
+        partials = list(sampler.stream([1, 4], steps=6, guidance=2.0, seed=3))
+        whole = sampler([1, 4], steps=6, guidance=2.0, seed=3)
+    assert [partial.step for partial in partials] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_array_equal(partials[-1].images, whole)
+    seen = np.stack([partial.known for partial in partials])
+    assert seen[-1].all() and (seen[1:] >= seen[:-1]).all()
+    sizes = group_sizes(24, 6)
+    np.testing.assert_array_equal(seen.sum(axis=2), np.cumsum(sizes)[:, None].repeat(2, axis=1))
+    for partial in partials[:-1]:
+        covered = partial.images[0].reshape(4, 4, 6, 4, 3).transpose(0, 2, 1, 3, 4)
+        plain = np.isin(covered.reshape(24, -1), (150, 170)).all(axis=1)
+        np.testing.assert_array_equal(plain, ~partial.known[0])
+
+
+def test_a_stream_decodes_what_is_known_so_far(sampler):
+    """Uncovered, an unfinished image is the known codes among means of the codebook."""
+    samples = draw(sampler, order=Random())
+    step_map = np.asarray(sampler.schedule(samples, SIZES).step_map)
+    before = preview._cache_size()
+    frames = list(sampler.replay(samples.images, samples.codes, step_map, cover=False))
+    assert preview._cache_size() <= before + 1
+    other = samples.codes.copy()
+    other[~frames[2].known] = 7
+    again = list(sampler.replay(samples.images, other, step_map, cover=False))
+    np.testing.assert_array_equal(frames[2].images, again[2].images)
+    assert (frames[3].images != again[3].images).any()
+    assert len(frames) == len(SIZES)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 16, 24, 3), dtype=np.uint8)
+MASK = rectangle((16, 24), (0.25, 0.25, 0.75, 0.75))
+CELLS = MASK.reshape(4, 4, 6, 4).any(axis=(1, 3))
+
+
+def change(sampler, mask=MASK, images=IMAGES, labels=LABELS, **options):
+    options = {"steps": 6, "rule": sampling_rule(guidance=2.0), "order": LOCAL} | options
+    with jax.default_matmul_precision("highest"):
+        return sampler.edit(images, mask, labels, **options)
+
+
+@pytest.fixture(scope="module")
+def round_trip(sampler):
+    """The images through the tokenizer and back: codes and images."""
+    edits = change(sampler, np.zeros((4, 6), bool))
+    assert (edits.step_map == -1).all()
+    return edits
+
+
+def test_an_image_without_a_mask_is_encoded_and_decoded(sampler, round_trip):
+    params, grid = {"params": sampler.tokenizer_params}, sampler.decoder.config.grid
+    codes = sampler.tokenizer.apply(params, IMAGES / np.float32(127.5) - 1, method="encode")
+    np.testing.assert_array_equal(round_trip.codes, codes)
+    images = to_uint8(sampler.tokenizer.apply(params, codes, grid, method="decode"))
+    assert np.abs(np.int32(round_trip.images) - np.int32(images)).max() <= 1
+
+
+def test_kept_cells_keep_their_codes(sampler, round_trip):
+    edits = change(sampler)
+    np.testing.assert_array_equal(edits.step_map >= 0, np.broadcast_to(CELLS, (7, 4, 6)))
+    kept = ~CELLS.ravel()
+    np.testing.assert_array_equal(edits.codes[:, kept], round_trip.codes[:, kept])
+    assert (edits.codes[:, ~kept] != round_trip.codes[:, ~kept]).any(axis=1).all()
+
+
+def test_everything_masked_is_plain_generation(sampler):
+    rule = sampling_rule(guidance=2.0)
+    with jax.default_matmul_precision("highest"):
+        plain = sampler.sample(LABELS, group_sizes(24, 6), LOCAL, rule, seed=4)
+    edits = change(sampler, np.ones((16, 24), bool), seed=4)
+    np.testing.assert_array_equal(edits.codes, plain.codes)
+    np.testing.assert_array_equal(edits.images, plain.images)
+
+
+def test_pixels_outside_the_mask_can_be_kept(sampler):
+    edits, pasted = change(sampler), change(sampler, keep_pixels=True)
+    inside = CELLS.repeat(4, axis=0).repeat(4, axis=1)
+    np.testing.assert_array_equal(pasted.images[:, inside], edits.images[:, inside])
+    np.testing.assert_array_equal(pasted.images[:, ~inside], IMAGES[:, ~inside])
+    assert (edits.images[:, ~inside] != IMAGES[:, ~inside]).any()
+
+
+def test_masks_of_any_size_share_a_call(sampler):
+    """Image i is edited with its own mask as it would be alone."""
+    masks = np.stack([CELLS, ~CELLS, CELLS * False, np.roll(CELLS, 1)])
+    edits = change(sampler, masks, IMAGES[:4], LABELS[:4])
+    np.testing.assert_array_equal(edits.step_map >= 0, masks)
+    for i in range(4):
+        row = slice(i, i + 1)
+        alone = change(sampler, masks[i], IMAGES[row], LABELS[row], first_index=i)
+        np.testing.assert_array_equal(edits.codes[row], alone.codes)
+        np.testing.assert_array_equal(edits.step_map[row], alone.step_map)
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2)], ids=str)
+def test_an_edit_does_not_depend_on_batch_or_mesh(sampler, axes):
+    here = change(sampler)
+    there = change(on_mesh(sampler, parallel.MeshConfig(*axes)), batch_size=3)
+    np.testing.assert_array_equal(here.codes, there.codes)
+    np.testing.assert_array_equal(here.step_map, there.step_map)
+
+
+def test_the_class_and_given_orders_are_followed(sampler):
+    assert (change(sampler).codes != change(sampler, labels=LABELS[::-1]).codes).any()
+    orders = np.stack([np.random.default_rng(i).permutation(24) for i in range(7)])
+    step_map = change(sampler, order=orders, steps=24).step_map.reshape(7, 24)
+    for order, steps in zip(orders, step_map, strict=True):
+        assert np.argsort(steps)[-8:].tolist() == [c for c in order if CELLS.ravel()[c]]
+
+
+def test_an_edit_is_not_compiled_again_for_another_mask_of_its_size(sampler):
+    change(sampler)
+    before = edit._cache_size()
+    change(
+        sampler,
+        np.roll(CELLS, 1, axis=1),
+        255 - IMAGES,
+        LABELS[::-1],
+        seed=5,
+        order=LocalityAware(0.5, 3.0),
+        rule=sampling_rule(guidance=7.0, temperature=0.3),
+    )
+    assert edit._cache_size() == before
+    change(sampler, CELLS & (np.arange(6) > 2))
+    assert edit._cache_size() == before + 1
+
+
+def test_an_edit_that_does_not_fit_is_refused(sampler):
+    for says, wrong in {
+        "label 6 is out of range": {"labels": [6] * 7},
+        "uint8": {"images": IMAGES / 255},
+        "7, 16, 24, 3": {"images": IMAGES[:, :8]},
+        "in pixels or": {"mask": MASK[1:]},
+        "25 steps": {"steps": 25},
+        "6 orders": {"order": np.arange(24)[None].repeat(6, axis=0)},
+        "'uniform'": {"group_schedule": "linear"},
+    }.items():
+        with pytest.raises(InputError, match=says):
+            change(sampler, **wrong)
+
+
+def test_an_edit_can_be_replayed_from_what_was_kept(sampler):
+    edits = change(sampler)
+    frames = list(sampler.replay(edits.images, edits.codes, edits.step_map))
+    np.testing.assert_array_equal(frames[0].known, edits.step_map.reshape(7, 24) < 0)
+    assert [frame.step for frame in frames] == list(range(edits.step_map.max() + 2))
+    np.testing.assert_array_equal(frames[-1].images, edits.images)

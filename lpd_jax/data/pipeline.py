@@ -1,14 +1,14 @@
 """From records to the batches of this process, with Grain.
 
 The stream of records is shuffled globally and anew in each epoch, transformed, and only then dealt
-out to the processes. So global batch `b` holds records `[b * B, (b + 1) * B)` of one stream however
-many processes there are, each epoch holds every record once, and the position of an iterator is a
-single number, which Orbax saves beside the model.
+out to the processes. So global batch `b` holds records `[b * B, (b + 1) * B)` of one stream, in
+this order, however many processes there are, each epoch holds every record once, and the position
+of an iterator is a single number, the same in every process.
 
 B global batch size, S side in pixels, V views of an image, N tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
@@ -29,11 +29,10 @@ def batches(
     shuffle: bool = True,
     num_epochs: int | None = None,
     transform: RandomTransform | None = None,
-    process_index: int | None = None,
-    process_count: int | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     num_threads: int = 4,
 ) -> grain.IterDataset:
-    """This process's share of the global batches.
+    """The rows of the global batches that this process needs.
 
     Args:
         source: records, as in `lpd_jax.data.sources`.
@@ -43,37 +42,36 @@ def batches(
         num_epochs: None repeats for ever. The last, incomplete batch is dropped.
         transform: `(record, numpy generator) -> record`; its draws depend on the seed and the
             position in the stream alone.
-        process_index, process_count: jax's by default.
+        rows: places in [0, B) of a global batch, those of `parallel.process_rows`; all by default,
+            for one process.
         num_threads: readers; each prepares a batch ahead of its use. 0 reads when asked.
 
     Returns:
-        Dataset of batches, every array of a record stacked on a new first axis of length
-        `B / process_count`. `iter()` of it has `get_state` and `set_state` and can be handed to
-        Orbax as it is.
+        Dataset of batches, every array of a record stacked on a new first axis, one for each of
+        `rows`. `iter()` of it has `get_state` (JSON data) and `set_state`.
 
     Raises:
-        InputError: the batch does not divide among the processes or exceeds the dataset.
+        InputError: the batch exceeds the dataset.
     """
-    index = jax.process_index() if process_index is None else process_index
-    count = jax.process_count() if process_count is None else process_count
-    if batch_size < 1 or batch_size % count:
+    if not 1 <= batch_size <= len(source):
         raise InputError(
-            f"A batch of {batch_size} cannot be shared by {count} processes; make it a positive "
-            f"multiple of {count}."
+            f"A batch of {batch_size} cannot be taken from a dataset of {len(source)} records; "
+            "change batch_size or add data."
         )
-    if len(source) < batch_size:
-        raise InputError(
-            f"A batch of {batch_size} is larger than the dataset ({len(source)} records); make "
-            "the batch smaller or add data."
-        )
+    rows = range(batch_size) if rows is None else rows
     stream = grain.MapDataset.source(source).seed(seed)
     if shuffle:
         stream = stream.shuffle()
     stream = stream.repeat(num_epochs)
     if transform is not None:
         stream = stream.random_map(transform)
-    # Batching first makes a thread's unit of work a batch: five times less overhead per record.
-    share = stream[index::count].batch(batch_size // count, drop_remainder=True)
+
+    def read(batch: int) -> Record:
+        records = [stream[batch * batch_size + int(row)] for row in rows]
+        return jax.tree.map(lambda *values: np.stack(values), *records)
+
+    # Reading by batches makes a thread's unit of work a batch: less overhead per record.
+    share = grain.MapDataset.range(len(stream) // batch_size).map(read)
     return share.to_iter_dataset(
         grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     )

@@ -112,10 +112,10 @@ class _Run:
         answer = self.apply(context, queries, visible[None], method="step")
         tokens = self._draw(answer.logits, tokens, jnp.int32(0))
         rest = self.plan.cache_length - context.shape[1]
-        cache = tuple(
-            jnp.pad(x, [(0, 0), (0, 0), (0, rest), (0, 0), (0, 0)]) for x in answer.context
+        ends = [(0, rest), (0, 0)]
+        return tokens, jax.tree.map(
+            lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + ends), answer.context
         )
-        return tokens, cache
 
     def step(self, segment: Segment, orders, carry, at) -> tuple[tuple[jax.Array, Cache], None]:
         """One later pass: the last group becomes context, the next group is answered."""
@@ -137,15 +137,16 @@ class _Run:
         query_column = jnp.arange(segment.query_width) < at["size"]
         columns = jnp.concatenate([context_column, query_column])
         visible = columns & self.visible(segment.context_width, segment.query_width)
-        prefix = tuple(x[:, :, : segment.cache_length] for x in cache)
+        prefix = jax.tree.map(lambda x: x[..., : segment.cache_length, :], cache)
         in_cache = jnp.arange(segment.cache_length) < cached
 
         answer = self.apply(
             context, queries, visible[None], prefix, in_cache[None, None], method="step"
         )
-        cache = tuple(
-            jax.lax.dynamic_update_slice_in_dim(whole, new, cached, axis=2)
-            for whole, new in zip(cache, answer.context, strict=True)
+        cache = jax.tree.map(
+            lambda whole, new: jax.lax.dynamic_update_slice_in_dim(whole, new, cached, axis=-2),
+            cache,
+            answer.context,
         )
         return (self._draw(answer.logits, tokens, at["start"]), cache), None
 

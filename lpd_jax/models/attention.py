@@ -1,21 +1,33 @@
 """Attention over keys that arrive in parts: cached context, new context, queries of the group.
 
-Dims: B batch, T rows that ask, S keys of one part, H heads, K head width.
+Generation attends to such parts with `attend`. Training has one part, the whole image, and a choice
+of kernels for it: `attend_image`.
+
+Dims: B batch, C context places, Q query places, T rows that ask, S keys of one part, H heads,
+K head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
+from jax.sharding import NamedSharding
+
+from lpd_jax.errors import InputError
+
+KERNELS = ("xla", "cudnn", "tokamax")
+# (query, key, value, visible [B or 1, T, S]) -> answer
+Kernel = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Keys(NamedTuple):
     """One part of the keys: who is there, what they say and who may look.
 
     Attributes:
-        key: float [B, S, H, K].
-        value: float [B, S, H, K].
+        key, value: float [B, H, S, K]; heads first, so that a cache is multiplied where it lies.
         visible: bool, broadcastable to [B, T, S]; True where a row may attend to a key.
     """
 
@@ -41,7 +53,7 @@ def attend(query: jax.Array, parts: Sequence[Keys]) -> jax.Array:
     scores = []
     for part in parts:
         score = jnp.einsum(
-            "bthk,bshk->bhts", query * scale, part.key, preferred_element_type=jnp.float32
+            "bthk,bhsk->bhts", query * scale, part.key, preferred_element_type=jnp.float32
         )
         visible = jnp.expand_dims(part.visible, -3)
         scores.append(jnp.where(visible, score, jnp.finfo(jnp.float32).min))
@@ -49,12 +61,131 @@ def attend(query: jax.Array, parts: Sequence[Keys]) -> jax.Array:
     answer = jnp.zeros(query.shape, jnp.float32)
     start = 0
     for part in parts:
-        stop = start + part.key.shape[-3]
+        stop = start + part.key.shape[-2]
         answer += jnp.einsum(
-            "bhts,bshk->bthk",
+            "bhts,bhsk->bthk",
             weights[..., start:stop],
             part.value,
             preferred_element_type=jnp.float32,
         )
         start = stop
     return answer.astype(query.dtype)
+
+
+@struct.dataclass
+class ImageMask:
+    """Who sees whom when a whole image is trained at once, and what computes it.
+
+    Attributes:
+        visible: bool [C+Q, C+Q] or [B, C+Q, C+Q].
+        num_context: C.
+        kernel: one of `KERNELS`.
+        split: answer context and queries apart. No context place sees a query, so that the scores
+            of context against queries, a quarter of all, are never computed.
+    """
+
+    visible: jax.Array
+    num_context: int = struct.field(pytree_node=False)
+    kernel: str = struct.field(pytree_node=False, default="xla")
+    split: bool = struct.field(pytree_node=False, default=True)
+
+
+def attend_image(query: jax.Array, key: jax.Array, value: jax.Array, mask: ImageMask) -> jax.Array:
+    """Softmax attention of all places of an image, context first, then queries.
+
+    Args:
+        query, key, value: float [B, C+Q, H, K].
+        mask: who sees whom; every row must see at least one place.
+
+    Returns:
+        float [B, C+Q, H, K] in the dtype of `query`.
+    """
+    kernel, c = _KERNELS[mask.kernel], mask.num_context
+    visible = mask.visible if mask.visible.ndim == 3 else mask.visible[None]
+    if not mask.split:
+        return kernel(query, key, value, visible)
+    context = kernel(query[:, :c], key[:, :c], value[:, :c], visible[:, :c, :c])
+    queries = kernel(query[:, c:], key, value, visible[:, c:])
+    return jnp.concatenate([context, queries], axis=1)
+
+
+def check_kernel(kernel: str, dtype: str, platform: str) -> None:
+    """Whether training can attend with this kernel.
+
+    Args:
+        kernel: one of `KERNELS`.
+        dtype: of the decoder's products.
+        platform: of the devices: "cpu", "gpu" or "tpu".
+
+    Raises:
+        InputError: it cannot.
+    """
+    instead = "set decoder.attention='xla'"
+    if kernel == "cudnn" and platform != "gpu":
+        raise InputError(
+            f"decoder.attention='cudnn' runs on NVIDIA GPUs, not on {platform}; {instead}."
+        )
+    if kernel == "cudnn" and dtype != "bfloat16":
+        raise InputError(
+            f"decoder.attention='cudnn' computes in bfloat16, not {dtype}; set "
+            f"decoder.dtype='bfloat16', or {instead}."
+        )
+    if kernel == "tokamax":
+        if platform == "tpu":
+            raise InputError(
+                "decoder.attention='tokamax' has no TPU kernel with a mask for each example, which "
+                f"training on mixed schedules needs; {instead}."
+            )
+        try:
+            import tokamax  # noqa: F401
+        except ImportError as error:
+            raise InputError(
+                "decoder.attention='tokamax' needs the package tokamax (pip install tokamax); "
+                f"install it or {instead}."
+            ) from error
+
+
+def _xla(query, key, value, visible):
+    return attend(query, [Keys(key.swapaxes(1, 2), value.swapaxes(1, 2), visible)])
+
+
+def _cudnn(query, key, value, visible):
+    """cuDNN's fused kernel, which can be differentiated for even T and S only."""
+    rows, columns = query.shape[1] % 2, key.shape[1] % 2
+    visible = jnp.pad(visible, [(0, 0), (0, rows), (0, columns)], mode="edge")
+    if columns:
+        visible = visible.at[..., -1].set(False)
+    query, key, value = (
+        jnp.pad(x, [(0, 0), (0, extra), (0, 0), (0, 0)])
+        for x, extra in ((query, rows), (key, columns), (value, columns))
+    )
+    answer = jax.nn.dot_product_attention(
+        query, key, value, mask=visible[:, None], implementation="cudnn"
+    )
+    return answer[:, : answer.shape[1] - rows]
+
+
+def _tokamax(query, key, value, visible):
+    """Pallas kernels on GPUs; elsewhere tokamax's own XLA code."""
+    import tokamax
+
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = nn.logical_to_mesh_axes(("batch", None, "heads", None))
+    try:
+        return tokamax.dot_product_attention(
+            query,
+            key,
+            value,
+            mask=visible[:, None],
+            # Named, as tokamax falls back to XLA without a word when nothing is.
+            implementation=("mosaic", "triton") if jax.default_backend() == "gpu" else "xla",
+            q_sharding=None if mesh.empty else NamedSharding(mesh, axes),
+        )
+    except ExceptionGroup as error:
+        raise InputError(
+            "tokamax has no attention kernel for this GPU and these shapes; set "
+            "decoder.attention='xla' or 'cudnn'."
+        ) from error
+
+
+_KERNELS: dict[str, Kernel] = {"xla": _xla, "cudnn": _cudnn, "tokamax": _tokamax}

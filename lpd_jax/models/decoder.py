@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from lpd_jax.errors import InputError
-from lpd_jax.models.attention import Keys, attend
+from lpd_jax.models.attention import KERNELS, ImageMask, Keys, attend, attend_image
 from lpd_jax.models.linear import Linear, logical
 from lpd_jax.models.mask import training_mask
 
-Cache = tuple[jax.Array, jax.Array]
+# Keys and values of all layers, each [L, B, H, P, K]; unrolled, L pairs of [B, H, P, K].
+Cache = tuple[jax.Array, jax.Array] | tuple[tuple[jax.Array, jax.Array], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +42,17 @@ class DecoderConfig:
             norms, softmax and logits are float32 either way.
         remat: "none" keeps activations, "full" recomputes each block in the backward pass,
             "dots" recomputes all but the matrix products.
-        unroll: layers unrolled per iteration of the loop over layers (1 compiles fastest).
+        layers: "scan" keeps the parameters of all layers stacked and loops over them, which is how
+            they are trained and stored; "unrolled" keeps each layer's apart (`trained.lay_out`), so
+            that no product has to copy its kernel out of the stack.
+        unroll: layers per iteration of that loop (1 compiles fastest).
         query_attention: "group" lets the queries of a group see each other, "independent" only
             themselves (as in RandAR).
         context_attention: "group" lets a context token see its whole group, "causal" only what
             was generated before it, in the order of generation.
+        attention: what attends in training: "xla" anywhere, "cudnn" (bfloat16) or "tokamax" on
+            NVIDIA GPUs. Generation attends with XLA.
+        attention_split: compute no scores of context against queries in training; all are masked.
     """
 
     grid: tuple[int, int] = (16, 16)
@@ -59,9 +66,12 @@ class DecoderConfig:
     norm_eps: float = 1e-6
     dtype: str = "float32"
     remat: str = "none"
+    layers: str = "scan"
     unroll: int = 1
     query_attention: str = "group"
     context_attention: str = "group"
+    attention: str = "xla"
+    attention_split: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "grid", tuple(self.grid))
@@ -74,6 +84,8 @@ class DecoderConfig:
             raise InputError(f"decoder.dtype={self.dtype!r} must be 'float32' or 'bfloat16'.")
         if self.remat not in ("none", "full", "dots"):
             raise InputError(f"decoder.remat={self.remat!r} must be 'none', 'full' or 'dots'.")
+        if self.layers not in ("scan", "unrolled"):
+            raise InputError(f"decoder.layers={self.layers!r} must be 'scan' or 'unrolled'.")
         if self.query_attention not in ("group", "independent"):
             raise InputError(
                 f"decoder.query_attention={self.query_attention!r} must be 'group' or "
@@ -82,6 +94,10 @@ class DecoderConfig:
         if self.context_attention not in ("group", "causal"):
             raise InputError(
                 f"decoder.context_attention={self.context_attention!r} must be 'group' or 'causal'."
+            )
+        if self.attention not in KERNELS:
+            raise InputError(
+                f"decoder.attention={self.attention!r} must be one of {', '.join(KERNELS)}."
             )
 
     @property
@@ -95,7 +111,7 @@ class Pass(NamedTuple):
 
     Attributes:
         logits: float32 [B, Q, V].
-        context: None, or the pair (keys, values), each [L, B, C, H, K], to be put in the cache.
+        context: None, or keys and values of the C context places, to be put in the cache.
     """
 
     logits: jax.Array
@@ -115,7 +131,7 @@ class Block(nn.Module):
         self,
         x: jax.Array,
         cache: Cache | None,
-        visible: jax.Array,
+        visible: jax.Array | ImageMask,
         cache_visible: jax.Array | None,
         num_kept: int,
         deterministic: bool,
@@ -140,16 +156,19 @@ class Block(nn.Module):
             name="qkv",
         )(norm(name="norm1")(x))
         query, key, value = (qkv[..., i, :, :] for i in range(3))
-        parts = [Keys(key, value, visible)]
-        if cache is not None:
-            parts.insert(0, Keys(*cache, cache_visible))
+        if isinstance(visible, ImageMask):
+            answer = attend_image(query, key, value, visible)
+        else:
+            key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+            cached = [] if cache is None else [Keys(*cache, cache_visible)]
+            answer = attend(query, [*cached, Keys(key, value, visible)])
         answer = linear(
             "bthk,hkd->btd",
             (c.heads, head_width, c.width),
             ("heads", "head_width", "embed"),
             contracted=2,
             name="proj",
-        )(attend(query, parts))
+        )(answer)
         x = x + drop(answer)
 
         hidden = linear("btd,df->btf", (c.width, hidden_width), ("embed", "mlp"), name="up")(
@@ -160,7 +179,7 @@ class Block(nn.Module):
             hidden
         )
         x = nn.with_logical_constraint(x + drop(hidden), ("batch", "length", "embed_act"))
-        return x, (key[:, :num_kept], value[:, :num_kept]) if num_kept else None
+        return x, (key[:, :, :num_kept], value[:, :, :num_kept]) if num_kept else None
 
 
 _REMAT_POLICY = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
@@ -200,15 +219,18 @@ class Decoder(nn.Module):
             block = nn.remat(
                 Block, prevent_cse=False, static_argnums=(5, 6), policy=_REMAT_POLICY[c.remat]
             )
-        self.blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
-            length=c.depth,
-            unroll=c.unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(c)
+        if c.layers == "scan":
+            self.blocks = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+                length=c.depth,
+                unroll=c.unroll,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )(c)
+        else:
+            self.blocks = [block(c) for _ in range(c.depth)]
         self.head = Linear(
             "btd,dv->btv", (c.width, c.vocab_size), ("embed", "vocab"), dtype=c.dtype, bias=False
         )
@@ -244,7 +266,7 @@ class Decoder(nn.Module):
             context: [B, C, D] from `embed_class` and `embed_codes`.
             queries: [B, Q, D] from `embed_queries`.
             visible: bool, broadcastable to [B, C+Q, C+Q]: which new place a row may see.
-            cache: keys and values, each [L, B, P, H, K], or None.
+            cache: keys and values of P places in every layer, or None.
             cache_visible: bool, broadcastable to [B, C+Q, P].
             keep: return the keys and values of the new context.
             train: apply dropout (needs a "dropout" rng).
@@ -252,9 +274,15 @@ class Decoder(nn.Module):
         num_context = context.shape[1]
         x = jnp.concatenate([context, queries], axis=1)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed_act"))
-        x, kept = self.blocks(
-            x, cache, visible, cache_visible, num_context if keep else 0, not train
-        )
+        rest = (visible, cache_visible, num_context if keep else 0, not train)
+        if self.config.layers == "scan":
+            x, kept = self.blocks(x, cache, *rest)
+        else:
+            kept = []
+            for block, own in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
+                x, new = block(x, own, *rest)
+                kept.append(new)
+            kept = tuple(kept) if keep else None
         return Pass(self.head(self.norm(x[:, num_context:])), kept)
 
     def __call__(
@@ -288,4 +316,5 @@ class Decoder(nn.Module):
         queries = self.embed_queries(order)
         c = self.config
         visible = training_mask(step_of, c.query_attention, c.context_attention)
-        return self.step(context, queries, visible, keep=False, train=train).logits
+        mask = ImageMask(visible, context.shape[1], c.attention, c.attention_split)
+        return self.step(context, queries, mask, keep=False, train=train).logits

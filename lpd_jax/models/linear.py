@@ -41,12 +41,13 @@ class Linear(nn.Module):
             return nn.initializers.xavier_uniform()(key, flat, dtype).reshape(shape)
 
         kernel = self.param("kernel", logical(xavier, *self.axes), self.shape)
-        y = jnp.einsum(
-            self.equation,
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            preferred_element_type=jnp.float32,
-        )
+        x = x.astype(self.dtype)
+        if hasattr(kernel, "einsum"):  # an int8 kernel brings its own product, see `quantize.py`
+            y = kernel.einsum(self.equation, x)
+        else:
+            y = jnp.einsum(
+                self.equation, x, kernel.astype(self.dtype), preferred_element_type=jnp.float32
+            )
         if not self.bias:
             return y
         zeros = logical(nn.initializers.zeros, *self.axes[split:])

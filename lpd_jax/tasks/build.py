@@ -139,7 +139,11 @@ def sampling(config: ConfigDict) -> SamplingRule:
 def sampler(config: ConfigDict, workdir: Path) -> Sampler:
     """The sampler of the models in `workdir` (or in `config.checkpoint`, when that is given)."""
     return Sampler.load(
-        config.checkpoint or workdir, mesh(config), rules(config), config.sample.dtype
+        config.checkpoint or workdir,
+        mesh(config),
+        rules(config),
+        config.sample.dtype,
+        config.sample.quantize,
     )
 
 

@@ -1,6 +1,7 @@
 """Task: turns images into codes, once, so that the decoder trains without the tokenizer."""
 
 import logging
+import math
 from pathlib import Path
 
 import grain
@@ -9,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from lpd_jax import distributed, parallel
 from lpd_jax.data import codes as code_dataset
 from lpd_jax.data import pipeline
 from lpd_jax.models.tokenizer import Tokenizer
@@ -35,19 +37,28 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         shard_size=config.encode.shard_size,
     )
     claim(workdir / "codes", {"data": config.data, "tokenizer": about["fingerprint"]})
-    missing = code_dataset.missing_shards(workdir / "codes", spec)
+    with distributed.first_process_first("missing_shards"):
+        missing = code_dataset.missing_shards(workdir / "codes", spec)
     if missing:
         with timed(workdir, "encode"):
-            _write(config, workdir / "codes", network, params, spec, sources, missing)
+            # The shards are dealt to the processes by number, whatever is missing.
+            mine = spec.shards()[jax.process_index() :: jax.process_count()]
+            mine = [shard for shard in missing if shard in mine]
+            _write(config, workdir / "codes", network, params, spec, sources, mine)
+            distributed.barrier("shards")
+            if jax.process_index() == 0:
+                code_dataset.finalize(workdir / "codes", spec)
+        _LOG.info("encode: %d images in %s", sum(spec.split_sizes.values()), workdir / "codes")
     return workdir / "codes"
 
 
-def _write(config, path: Path, network: Tokenizer, params, spec, sources, missing) -> None:
-    encode = _encoder(network, params, spec.views)
-    size = config.encode.batch_size
-    total = sum(shard.stop - shard.start for shard in missing)
-    with tqdm(total=total, desc="encode", unit="image", dynamic_ncols=True) as bar:
-        for shard in missing:
+def _write(config, path: Path, network: Tokenizer, params, spec, sources, shards) -> None:
+    encode, ways = _encoder(network, params, spec.views)
+    size = ways * math.ceil(config.encode.batch_size / ways)
+    total = sum(shard.stop - shard.start for shard in shards)
+    hidden = jax.process_index() != 0
+    with tqdm(total=total, desc="encode", unit="image", dynamic_ncols=True, disable=hidden) as bar:
+        for shard in shards:
             records = grain.MapDataset.source(sources[shard.split])[shard.start : shard.stop]
             read = grain.ReadOptions(num_threads=16, prefetch_buffer_size=2 * size)
             codes, labels = [], []
@@ -61,12 +72,15 @@ def _write(config, path: Path, network: Tokenizer, params, spec, sources, missin
             code_dataset.write_shard(
                 path, spec, shard, np.concatenate(codes), np.concatenate(labels)
             )
-    code_dataset.finalize(path, spec)
-    _LOG.info("encode: %d images in %s", total, path)
 
 
 def _encoder(network: Tokenizer, params, views: int):
-    """uint8 [B, S, S, 3] -> int32 [B, V, N]."""
+    """uint8 [B, S, S, 3] -> int32 [B, V, N], and the number of devices that share B.
+
+    On the devices of this process alone: the processes work at different shards.
+    """
+    mesh = parallel.make_mesh(parallel.MeshConfig(slices=1), jax.local_devices())
+    local = jax.device_put(jax.tree.map(np.asarray, params), parallel.replicated(mesh))
 
     @jax.jit
     def encode(params, images):
@@ -75,4 +89,5 @@ def _encoder(network: Tokenizer, params, views: int):
         codes = [network.apply({"params": params}, view, method="encode") for view in flipped]
         return jax.numpy.stack(codes, axis=1)
 
-    return lambda images: np.asarray(encode(params, images))
+    place = parallel.batch_sharding(mesh)
+    return lambda images: np.asarray(encode(local, jax.device_put(images, place))), mesh.size

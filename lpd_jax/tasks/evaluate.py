@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from lpd_jax import distributed
 from lpd_jax.evaluation import report
 from lpd_jax.evaluation.judge import fit_judge
 from lpd_jax.sampler import Sampler
@@ -80,9 +81,11 @@ def _generate(
     cache = claim(directory / f"{steps}steps", settings) / "images.npz"
     if not cache.is_file():
         samples = build.generate(config, section, sampler, labels, progress=True)
-        partial = cache.with_name(".images.npz")
-        np.savez_compressed(partial, images=samples.images, codes=samples.codes)
-        partial.rename(cache)
+        with distributed.first_process_first(cache.parent.name):
+            if jax.process_index() == 0:
+                partial = cache.with_name(".images.npz")
+                np.savez_compressed(partial, images=samples.images, codes=samples.codes)
+                partial.rename(cache)
     return np.load(cache)["images"]
 
 

@@ -54,11 +54,12 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     directory = claim(Path(workdir) / "orders" / name, settings)
     if (directory / "statistics.json").is_file():
         _LOG.info("orders: already in %s", directory)
-    elif jax.process_index() == 0:
-        with timed(workdir, "orders"):
+        return directory
+    with timed(workdir, "orders"):
+        if jax.process_index() == 0:
             orders = draw(order, config.seed, count, grid, group_sizes)
             _write(directory, Schedule(orders, group_sizes, grid).check())
-        _LOG.info("orders: %d in %s", count, directory)
+    _LOG.info("orders: %d in %s", count, directory)
     return directory
 
 

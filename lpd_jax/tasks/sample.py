@@ -33,8 +33,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         return directory
     with timed(workdir, "sample"):
         samples = build.generate(config, section, sampler, labels, progress=True)
+        claim(directory, settings)
         if jax.process_index() == 0:
-            claim(directory, settings)
             _write(directory, section, sampler, samples, labels, group_sizes)
     _LOG.info("sample: %d images in %s", len(labels), directory)
     return directory

@@ -67,12 +67,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
 
 
 def _train(config: ConfigDict, directory: Path, network: Decoder, codes: Path) -> TrainState:
-    section = config.train
+    section, mesh = config.train, build.mesh(config)
     steps_of = build.steps_of(section, network.config.num_tokens)
     batches = pipeline.batches(
         Arrays(code_dataset.load_codes(codes, "train")),
         batch_size=section.batch_size,
         seed=config.seed,
+        rows=parallel.process_rows(mesh, section.batch_size),
         transform=pipeline.choose_view,
     )
     return run_training(
@@ -85,7 +86,7 @@ def _train(config: ConfigDict, directory: Path, network: Decoder, codes: Path) -
         optimizer=build.optimizer(section),
         loop=build.loop(section),
         seed=config.seed,
-        mesh=build.mesh(config),
+        mesh=mesh,
         rules=build.rules(config),
         ema_decay=section.ema_decay,
     )

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lpd_jax import checkpoint
+from lpd_jax import checkpoint, parallel
 from lpd_jax.data import pipeline
 from lpd_jax.evaluation import reconstruction
 from lpd_jax.metrics import read_rows
@@ -51,11 +51,12 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
 
 
 def _train(config: ConfigDict, directory: Path, network: Tokenizer, source) -> TrainState:
-    section = config.train_tokenizer
+    section, mesh = config.train_tokenizer, build.mesh(config)
     batches = pipeline.batches(
         source,
         batch_size=section.batch_size,
         seed=config.seed,
+        rows=parallel.process_rows(mesh, section.batch_size),
         transform=pipeline.flip_or_not if config.data.flip else None,
     )
     return run_training(
@@ -68,7 +69,7 @@ def _train(config: ConfigDict, directory: Path, network: Tokenizer, source) -> T
         optimizer=build.optimizer(section),
         loop=build.loop(section),
         seed=config.seed,
-        mesh=build.mesh(config),
+        mesh=mesh,
         rules=build.rules(config),
     )
 

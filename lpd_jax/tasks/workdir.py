@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from lpd_jax import distributed
 from lpd_jax.errors import InputError
 
 
@@ -34,12 +35,18 @@ def plain(settings: Any) -> Any:
 def claim(directory: Path, settings: Mapping[str, Any]) -> Path:
     """Makes `directory` the work of these settings, or finds that it is.
 
-    Settings under which nothing was made (the run failed at once) give way to new ones.
+    Settings under which nothing was made (the run failed at once) give way to new ones. Every
+    process calls it; process 0 writes.
 
     Raises:
-        InputError: it cannot be written, or it is the work of other settings (named one by one).
+        InputError: it cannot be written, or it is the work of other settings (named one by one),
+            or not all processes see it.
     """
-    directory = Path(directory)
+    with distributed.first_process_first("claim"):
+        return _claim(Path(directory), settings)
+
+
+def _claim(directory: Path, settings: Mapping[str, Any]) -> Path:
     wanted = plain(dict(settings))
     file = directory / "settings.json"
     if file.is_file():
@@ -52,10 +59,14 @@ def claim(directory: Path, settings: Mapping[str, Any]) -> Path:
             )
         if not differences:
             return directory
+    if jax.process_index() != 0:
+        raise InputError(
+            f"process {jax.process_index()} does not see {file}, which process 0 has written; give "
+            "a --workdir that all hosts share."
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            write_json(file, wanted)
+        write_json(file, wanted)
     except OSError as error:
         raise InputError(
             f"workdir {directory} cannot be written ({error.strerror}); give another --workdir."
@@ -94,13 +105,25 @@ def digest(settings: Any) -> str:
 
 @contextlib.contextmanager
 def timed(workdir: Path, task: str) -> Iterator[None]:
-    """Adds the seconds of the block to those that the task took before, in `seconds.json`."""
+    """Adds the seconds of the block to those that the task took before, in `seconds.json`.
+
+    The block ends when all processes have ended theirs: what they wrote is there for the next.
+    """
     start = time.perf_counter()
-    yield
-    if jax.process_index() == 0:
-        seconds = read_seconds(workdir)
-        seconds[task] = round(seconds.get(task, 0.0) + time.perf_counter() - start, 1)
-        write_json(Path(workdir) / "seconds.json", seconds)
+
+    def note() -> None:
+        if jax.process_index() == 0:
+            seconds = read_seconds(workdir)
+            seconds[task] = round(seconds.get(task, 0.0) + time.perf_counter() - start, 1)
+            write_json(Path(workdir) / "seconds.json", seconds)
+
+    try:
+        yield
+    except distributed.Preempted:
+        note()
+        raise
+    note()
+    distributed.barrier(task)
 
 
 def read_seconds(workdir: Path) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from lpd_jax import distributed
 from lpd_jax.checkpoint import Checkpoints
 from lpd_jax.errors import InputError
 from lpd_jax.metrics import Writer
@@ -52,7 +53,7 @@ def fit(
     Args:
         state: the state to go on from; donated.
         step_fn: jitted (state, batch) -> (state, metrics).
-        batches: checkpointable iterator of this process's batches.
+        batches: iterator of this process's batches, with `get_state`.
         put: moves a batch to the devices.
         config: length and rhythm.
         checkpoints: where to save.
@@ -61,6 +62,7 @@ def fit(
 
     Raises:
         InputError: the loss is no longer finite. Nothing is saved after that.
+        Preempted: SIGTERM or SIGUSR1 came to one of the processes; the step is saved.
     """
     start = int(state.step)
     pending: list[tuple[int, dict[str, jax.Array]]] = []
@@ -89,7 +91,7 @@ def fit(
                 writer.write(step, scalars)
                 bar.set_postfix(loss=f"{scalars['loss']:.4f}", refresh=False)
 
-    with bar:
+    with bar, distributed.preemption() as preempted:
         for step in range(start, config.steps):
             with jax.profiler.StepTraceAnnotation(name, step_num=step):
                 state, metrics = step_fn(state, put(next(batches)))
@@ -99,11 +101,17 @@ def fit(
                 pending = []
             pending.append((step, metrics))
             bar.update()
-            done = step + 1
-            if done % config.save_every == 0 or done == config.steps:
+            done, stop = step + 1, preempted()
+            if stop or done % config.save_every == 0 or done == config.steps:
                 report(pending)
                 pending = []
-                checkpoints.save(done, state, batches)
+                checkpoints.save(done, state, batches.get_state())
                 _LOG.info("%s: saving step %d", name, done)
+            if stop:
+                checkpoints.wait()
+                raise distributed.Preempted(
+                    f"{name} was asked to stop and saved step {done} of {config.steps}; run the "
+                    "same command to go on."
+                )
     checkpoints.wait()
     return state

@@ -47,14 +47,21 @@ def hide_unknown(images: np.ndarray, known: np.ndarray) -> np.ndarray:
         images: uint8 [B, H, W, 3].
         known: bool [B, h, w]; h divides H and w divides W.
     """
-    height, width = images.shape[1] // known.shape[1], images.shape[2] // known.shape[2]
     rows, columns = np.indices(known.shape[1:])
     checker = np.where((rows + columns) % 2, 150, 170).astype(np.uint8)
-    visible, cover = (
-        cells.repeat(height, axis=-2).repeat(width, axis=-1)[..., None]
-        for cells in (known, checker)
-    )
-    return np.where(visible, images, cover)
+    cover = np.broadcast_to(_to_pixels(checker, images), images.shape)
+    return paste(cover, images, known)
+
+
+def paste(images: np.ndarray, patches: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Images uint8 [B, H, W, 3], but `patches` in the marked cells, bool [B, h, w]."""
+    return np.where(_to_pixels(cells, images), patches, images)
+
+
+def _to_pixels(cells: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """[..., h, w] -> [..., H, W, 1] by repetition, with the H and W of `images`."""
+    height, width = (images.shape[1 + axis] // cells.shape[axis - 2] for axis in range(2))
+    return cells.repeat(height, axis=-2).repeat(width, axis=-1)[..., None]
 
 
 def strip(

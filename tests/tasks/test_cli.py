@@ -35,6 +35,8 @@ def lpd(*arguments):
         (("train", DIGITS, "--workdir=x", "--config.trian.steps=3"), "did you mean 'train'?"),
         (("train", DIGITS, "--workdir=x", "--config.train.steps=many"), "train.steps=many"),
         (("train_tokenizer", DIGITS, "--workdir=setup.py/x"), "cannot be written"),
+        (("train", DIGITS, "--workdir=gs://bucket/run"), "mount the bucket"),
+        (("train", DIGITS, "--workdir=x", "--num_processes=2"), "go together"),
         (("sample", DIGITS, "--workdir=/nowhere"), "train or convert one first"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -1,7 +1,16 @@
 import numpy as np
 from PIL import Image
 
-from lpd_jax.viz.images import GAP, LABEL_HEIGHT, grid, hide_unknown, save_gif, save_png, strip
+from lpd_jax.viz.images import (
+    GAP,
+    LABEL_HEIGHT,
+    grid,
+    hide_unknown,
+    paste,
+    save_gif,
+    save_png,
+    strip,
+)
 
 
 def _noise(*shape):
@@ -39,6 +48,16 @@ def test_hide_unknown_covers_exactly_the_unknown_cells():
     assert set(np.unique(hidden[0, :4])) == {150, 170}
     assert set(np.unique(hidden[1, :4, 4:8])) == {150}
     np.testing.assert_array_equal(hide_unknown(images, np.ones((2, 2, 3), bool)), images)
+
+
+def test_paste_fills_whole_cells_and_nothing_else():
+    images, patches = _noise(2, 8, 12), 255 - _noise(2, 8, 12)
+    cells = np.zeros((2, 2, 3), bool)
+    cells[0, 1, 2] = True
+    pasted = paste(images, patches, cells)
+    np.testing.assert_array_equal(pasted[0, 4:, 8:], patches[0, 4:, 8:])
+    pasted[0, 4:, 8:] = images[0, 4:, 8:]
+    np.testing.assert_array_equal(pasted, images)
 
 
 def test_strip_has_a_row_per_image_and_ends_with_the_last_step():

@@ -1,0 +1,200 @@
+"""Labels to pixels as compiled programs: generation, editing, and a look at unfinished images.
+
+Dims: B images, H×W pixels, h×w grid, N = h·w cells, M generated cells (N less the known ones).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from lpd_jax import parallel
+from lpd_jax.generation import editing
+from lpd_jax.generation.groups import step_of
+from lpd_jax.generation.loop import generate_codes, to_raster
+from lpd_jax.generation.plan import Plan
+from lpd_jax.generation.sampling import SamplingRule
+from lpd_jax.models.decoder import Decoder
+from lpd_jax.models.tokenizer import Tokenizer, to_uint8
+
+
+@struct.dataclass
+class Samples:
+    """Generated images and how they came about.
+
+    Attributes:
+        images: uint8 [B, H, W, 3].
+        codes: int32 [B, N], raster order.
+        orders: int32 [B, N], generation position -> raster index.
+    """
+
+    images: Any
+    codes: Any
+    orders: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Partial:
+    """Images on their way.
+
+    Attributes:
+        step: steps done; 0 is what was known from the start.
+        images: uint8 [B, H, W, 3].
+        known: bool [B, N], the cells that are there.
+    """
+
+    step: int
+    images: np.ndarray
+    known: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Edits:
+    """Edited images and how they came about.
+
+    Attributes:
+        images: uint8 [B, H, W, 3].
+        codes: int32 [B, N], raster order.
+        step_map: int32 [B, h, w], the step at which a cell was generated; -1 where it was kept.
+    """
+
+    images: np.ndarray
+    codes: np.ndarray
+    step_map: np.ndarray
+
+
+def join_edits(
+    parts: Sequence[tuple[np.ndarray, tuple[int, ...], Samples]], grid: tuple[int, int]
+) -> Edits:
+    """Edits of all images from those of some: rows int [P], group sizes and `Samples` of P rows."""
+    count, num_tokens = sum(len(rows) for rows, _, _ in parts), math.prod(grid)
+    images = np.empty((count, *parts[0][2].images.shape[1:]), np.uint8)
+    codes = np.empty((count, num_tokens), np.int32)
+    step_map = np.full((count, num_tokens), -1, np.int32)
+    for rows, sizes, part in parts:
+        images[rows], codes[rows] = part.images, part.codes
+        if sizes:
+            step_map[rows[:, None], part.orders] = step_of(sizes)
+    return Edits(images, codes, step_map.reshape(-1, *grid))
+
+
+def image_keys(key: jax.Array, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Typed keys [B] of the orders and of the tokens of images `indices` int32 [B]."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    return jax.vmap(lambda k: tuple(jax.random.split(k)))(keys)
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "group_sizes"))
+def draw_orders(
+    order: Any,
+    key: jax.Array,
+    indices: jax.Array,
+    grid: tuple[int, int],
+    group_sizes: tuple[int, ...],
+) -> jax.Array:
+    """The orders int32 [B, N] that images `indices` int32 [B] of a run get from `order`."""
+    order_keys, _ = image_keys(key, indices)
+    return jax.vmap(lambda k: order.draw(k, grid, group_sizes))(order_keys)
+
+
+@functools.partial(jax.jit, static_argnames=("decoder", "tokenizer", "plan"))
+def generate(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    params: tuple[Any, Any],
+    labels: jax.Array,
+    indices: jax.Array,
+    key: jax.Array,
+    order: Any,
+    plan: Plan,
+    rule: SamplingRule,
+) -> Samples:
+    """Labels to pixels in one XLA program: orders, all decoding steps, VQ decoding.
+
+    Args:
+        decoder, tokenizer: the networks; static.
+        params: their parameters, in that order.
+        labels: int32 [B].
+        indices: int32 [B], address of each image: it alone, with `key`, decides the image's
+            randomness.
+        key: typed key of the run.
+        order: one of `lpd_jax.generation.orders`, drawn per image; or orders int32 [B, N].
+        plan: group sizes and padding; static.
+        rule: guidance and sampling.
+    """
+    grid = decoder.config.grid
+    _, token_keys = image_keys(key, indices)
+    if isinstance(order, jax.Array):
+        orders = order
+    else:
+        orders = draw_orders(order, key, indices, grid, plan.group_sizes)
+    generated = generate_codes(decoder, params[0], labels, orders, token_keys, plan, rule)
+    codes = parallel.constrain_batch(to_raster(generated, orders, decoder.config.num_tokens))
+    images = tokenizer.apply({"params": params[1]}, codes, grid, method="decode")
+    return Samples(to_uint8(images), codes, orders)
+
+
+@functools.partial(jax.jit, static_argnames=("decoder", "tokenizer", "plan"))
+def edit(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    params: tuple[Any, Any],
+    images: jax.Array,
+    unknown: jax.Array,
+    labels: jax.Array,
+    indices: jax.Array,
+    key: jax.Array,
+    order: Any,
+    plan: Plan | None,
+    rule: SamplingRule,
+) -> Samples:
+    """Images and masks to edited images in one XLA program: VQ encoding, prefill, steps, decoding.
+
+    Args:
+        decoder, tokenizer, params, labels, indices, key, order, rule: as in `generate`.
+        images: float32 [B, H, W, 3] in [-1, 1].
+        unknown: bool [B, N], the cells to generate: M in every row.
+        plan: over M generated and N - M known tokens; None when M is 0. Static.
+
+    Returns:
+        `Samples` whose orders, int32 [B, M], hold the generated cells only.
+    """
+    grid = decoder.config.grid
+    codes = tokenizer.apply({"params": params[1]}, images, method="encode")
+    orders = jnp.zeros((len(codes), 0), jnp.int32)
+    if plan is not None:
+        order_keys, token_keys = image_keys(key, indices)
+        orders = editing.orders_of_unknown(order, order_keys, unknown, grid, plan.group_sizes)
+        codes = editing.regenerate(
+            decoder, params[0], codes, unknown, labels, orders, token_keys, plan, rule
+        )
+    codes = parallel.constrain_batch(codes)
+    images = tokenizer.apply({"params": params[1]}, codes, grid, method="decode")
+    return Samples(to_uint8(images), codes, orders)
+
+
+@functools.partial(jax.jit, static_argnames=("tokenizer", "grid"))
+def preview(
+    tokenizer: Tokenizer, params: Any, codes: jax.Array, known: jax.Array, grid: tuple[int, int]
+) -> jax.Array:
+    """What the tokenizer makes of unfinished images, uint8 [B, H, W, 3].
+
+    Args:
+        tokenizer, params: the network.
+        codes: int32 [B, N].
+        known: bool [B, N]; the mean of the codebook stands in for the other codes.
+        grid: (h, w); static.
+    """
+
+    def decode(network: Tokenizer) -> jax.Array:
+        codebook = network.quantizer.codebook()
+        latents = jnp.where(known[..., None], codebook[codes], codebook.mean(axis=0))
+        return network.decode_latents(latents.reshape(len(codes), *grid, -1))
+
+    return to_uint8(tokenizer.apply({"params": params}, method=decode))

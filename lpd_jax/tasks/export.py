@@ -1,0 +1,145 @@
+"""Task: writes the compiled sampler as files that run without this package.
+
+    python -m lpd_jax export --config=configs/digits.py --workdir=runs/digits
+    python -m lpd_jax export --config=configs/lpd_256.py:L --workdir=weights/l \\
+        --config.sample.quantize=int8 --config.export.path=l-int8
+
+Steps, order, guidance, temperature, dtype and quantisation are those of the `sample` section. The
+directory holds the program, its parameters, the script that calls them and a note.
+"""
+
+import json
+import logging
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from safetensors.numpy import save_file
+
+from lpd_jax import checkpoint
+from lpd_jax.errors import InputError
+from lpd_jax.export import PLATFORMS, Artifact, export_sampler
+from lpd_jax.sampler import Sampler
+from lpd_jax.tasks import build
+from lpd_jax.tasks.workdir import digest, plain, timed, write_json
+
+_LOG = logging.getLogger(__name__)
+
+LOADER = Path(__file__).parents[2] / "launch/run_export.py"
+
+NOTE = """The sampler of an image model, compiled for any batch size and for {platforms}.
+
+    pip install "jax>={jax}" flatbuffers safetensors pillow
+    python run_export.py sampler.jaxexport params.safetensors --labels {example} --out grid.png
+
+Labels are 0 to {last}: {names}.
+An image takes {steps} steps; --set changes {numbers} (defaults as shown).
+The program is one for jax.export of jax {jax}; later versions read it for six months at least.
+
+jax.export.deserialize(bytearray(...)).call(params, labels, indices, seed, numbers)
+    params    dict of the arrays in params.safetensors
+    labels    int32 [B]
+    indices   int32 [B]; label, index and seed decide an image, whatever the batch
+    seed      uint32
+    numbers   dict of float32 scalars: {names_of_numbers}
+returns a dict of images uint8 [B, H, W, 3], codes int32 [B, N] and orders int32 [B, N].
+"""
+
+
+def run(config: ConfigDict, workdir: str | Path) -> Path:
+    """Writes the directory `export.path`, or one in `workdir/export` named by the settings.
+
+    Returns:
+        The directory.
+
+    Raises:
+        InputError: the path is taken or cannot be written, or the sampler cannot be exported.
+    """
+    workdir = Path(workdir)
+    section = config.sample
+    sampler = build.sampler(config, workdir)
+    sizes = build.group_sizes(section, sampler.decoder.config.num_tokens)
+    model = checkpoint.fingerprint({}, (sampler.decoder_params, sampler.tokenizer_params))
+    # What decides the artifact; the seed, labels and batch size are given when it is called.
+    at_call = ("labels", "count", "batch_size")
+    settings = plain(
+        {
+            "sample": {k: v for k, v in section.to_dict().items() if k not in at_call},
+            "model": model,
+            "jax": metadata.version("jax"),
+        }
+    )
+    name = f"{section.order}-{len(sizes)}steps-cfg{section.guidance:g}-{digest(settings)}"
+    directory = Path(config.export.path) if config.export.path else workdir / "export" / name
+    if _is_there(directory, settings):
+        _LOG.info("export: already in %s", directory)
+        return directory
+    with timed(workdir, "export"):
+        artifact = export_sampler(
+            sampler, sizes, build.order(section), build.sampling(section), section.segments
+        )
+        try:
+            _write(directory, artifact, sampler, len(sizes), settings)
+        except OSError as error:
+            raise InputError(
+                f"{directory} cannot be written ({error.strerror}); give another "
+                "--config.export.path."
+            ) from error
+    _LOG.info("export: %.1f MB in %s", _megabytes(directory), directory)
+    return directory
+
+
+def _is_there(directory: Path, settings: dict) -> bool:
+    """Whether the directory holds this very artifact.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    found = directory / "settings.json"
+    if found.is_file() and json.loads(found.read_text()) == settings:
+        return True
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise InputError(
+            f"{directory} exists and is not the export of this model with these settings; give "
+            "another --config.export.path, or delete it."
+        )
+    return False
+
+
+def _write(
+    directory: Path, artifact: Artifact, sampler: Sampler, steps: int, settings: dict
+) -> None:
+    """Writes everything beside the directory, which then takes its name whole."""
+    names, classes = sampler.class_names, sampler.decoder.config.num_classes
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    program, params = partial / "sampler.jaxexport", partial / "params.safetensors"
+    program.write_bytes(artifact.program)
+    about = {"numbers": artifact.numbers, "classes": classes, "class_names": names, "steps": steps}
+    save_file(artifact.params, params, metadata={"sampler": json.dumps(about)})
+    # The writer makes files that only their owner can read, whatever the umask says.
+    params.chmod(program.stat().st_mode)
+    if not LOADER.is_file():
+        raise InputError(f"there is no {LOADER}; export from a clone of the repository.")
+    shutil.copyfile(LOADER, partial / LOADER.name)
+    (partial / "README.txt").write_text(
+        NOTE.format(
+            platforms=", ".join(PLATFORMS),
+            jax=metadata.version("jax"),
+            steps=steps,
+            last=classes - 1,
+            example=f"0,{classes - 1}",
+            names=", ".join(names[:10]) + (", ..." if len(names) > 10 else ""),
+            numbers=", ".join(f"{k}={v:g}" for k, v in artifact.numbers.items()),
+            names_of_numbers=", ".join(artifact.numbers),
+        ),
+        encoding="utf-8",
+    )
+    write_json(partial / "settings.json", settings)
+    partial.rename(directory)
+
+
+def _megabytes(directory: Path) -> float:
+    return sum(file.stat().st_size for file in directory.iterdir()) / 1e6
