@@ -16,7 +16,6 @@ Dims: B batch, N tokens, S steps, D width, H heads, K head width, F hidden width
 """
 
 import argparse
-import dataclasses
 import itertools
 import json
 import os
@@ -81,9 +80,7 @@ def networks(args) -> tuple[Decoder, Tokenizer, tuple]:
     )
     key = jax.random.key(0)
     params = jax.jit(lambda k: nn.unbox(init_decoder(decoder, k)))(key)
-    if args.layers == "unrolled":
-        decoder, params = lay_out(decoder, params, args.dtype)
-    decoder = Decoder(dataclasses.replace(decoder.config, dtype=args.dtype))
+    decoder, params = lay_out(decoder, params, args.layers, args.dtype)
     return decoder, tokenizer, (params, jax.jit(lambda k: init_tokenizer(tokenizer, k))(key))
 
 
@@ -117,7 +114,7 @@ def bare_products(args, decoder: Decoder, params, plan):
     width, branches = c.width // c.heads, 1 if args.no_guidance else 2
     rows = args.batch * branches
     if c.layers == "scan":
-        _, params = lay_out(decoder, dict(params))
+        _, params = lay_out(decoder, dict(params), "unrolled")
     kernels = [
         [params[f"blocks_{i}"][name]["kernel"] for name in ("qkv", "proj", "up", "down")]
         for i in range(c.depth)

@@ -90,6 +90,8 @@ def _from_environment(environ: Mapping[str, str]) -> Cluster | None:
         one_each = environ["SLURM_STEP_NUM_TASKS"] == environ.get("SLURM_STEP_NUM_NODES")
         return Cluster(local_device_ids=tuple(range(gpus)) if one_each and gpus else None)
     hosts = environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    if " " in hosts[0]:  # libtpu leaves a warning there when it finds no hosts
+        hosts = []
     if len(hosts) > 1 or int(environ.get("MEGASCALE_NUM_SLICES") or "1") > 1:
         return Cluster()
     return None

@@ -92,7 +92,8 @@ class Sampler:
             )
         if quantize:
             decoder_params = quantize_decoder(decoder_params, quantize, donate=True)
-        decoder, decoder_params = lay_out(decoder, decoder_params, dtype)
+        layers = "scan" if mesh.devices.flat[0].platform == "tpu" else "unrolled"
+        decoder, decoder_params = lay_out(decoder, decoder_params, layers, dtype)
         return cls(
             decoder=decoder,
             decoder_params=decoder_params,

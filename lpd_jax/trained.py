@@ -53,42 +53,46 @@ def load_decoder(
     return network, checkpoint.load_params(path, abstract, shardings), about
 
 
-def lay_out(decoder: Decoder, params: Any, dtype: str | None = None) -> tuple[Decoder, Any]:
-    """A decoder as sampling wants it: layers unrolled, kernels in the dtype of their products.
+def lay_out(
+    decoder: Decoder, params: Any, layers: str, dtype: str | None = None
+) -> tuple[Decoder, Any]:
+    """A decoder as sampling wants it: kernels in the dtype of their products, layers as asked.
 
-    The products of a loop over stacked layers copy their kernel out of the stack first, which
-    costs as much as the product itself when a step has few tokens. The values are the same.
+    On CPUs the products of a loop over stacked layers copy their kernel out of the stack first,
+    which costs as much as the product itself when a step has few tokens. Unrolled layers do not,
+    but TPU compilers take minutes over them. The values are the same.
 
     Args:
         decoder: with layers "scan".
-        params: its (unboxed) parameters; emptied, so that at most one of its stacks is in memory
-            twice when the caller keeps no other reference to them.
+        params: its (unboxed) parameters; emptied when unrolled, so that at most one of the stacks
+            is in memory twice if the caller keeps no other reference to them.
+        layers: "scan" or "unrolled", see `DecoderConfig`.
         dtype: of matrix products; the decoder's own by default.
 
     Returns:
-        The decoder with layers "unrolled", and its parameters, sharded as they were.
+        The decoder so configured, and its parameters, sharded as they were.
     """
-    config = dataclasses.replace(
-        decoder.config, layers="unrolled", dtype=dtype or decoder.config.dtype
-    )
-    stacked, treedef = jax.tree_util.tree_flatten_with_path(params.pop("blocks"))
-    layers = [[] for _ in range(config.depth)]
-    while stacked:
-        path, stack = stacked.pop(0)
-        # Waited for before the stack is dropped: its memory is needed for the next.
-        parts = jax.block_until_ready(_split(stack, _product_dtype(path, stack, config.dtype)))
-        del stack
-        for layer, part in zip(layers, parts, strict=True):
-            layer.append(part)
-    apart = {f"blocks_{i}": jax.tree.unflatten(treedef, leaves) for i, leaves in enumerate(layers)}
+    config = dataclasses.replace(decoder.config, layers=layers, dtype=dtype or decoder.config.dtype)
+    apart = {}
+    if layers == "unrolled":
+        stacked, treedef = jax.tree_util.tree_flatten_with_path(params.pop("blocks"))
+        split = [[] for _ in range(config.depth)]
+        while stacked:
+            path, stack = stacked.pop(0)
+            # Waited for before the stack is dropped: its memory is needed for the next.
+            parts = jax.block_until_ready(_split(stack, product_dtype(path, stack, config.dtype)))
+            del stack
+            for layer, part in zip(split, parts, strict=True):
+                layer.append(part)
+        apart = {f"blocks_{i}": jax.tree.unflatten(treedef, part) for i, part in enumerate(split)}
     rest = jax.tree_util.tree_map_with_path(
-        lambda path, x: x.astype(_product_dtype(path, x, config.dtype)), params
+        lambda path, x: x.astype(product_dtype(path, x, config.dtype)), params
     )
     return Decoder(config), rest | apart
 
 
-def _product_dtype(path, x: jax.Array, dtype: str):
-    """`dtype` for float kernels; what it is for everything else, int8 kernels included."""
+def product_dtype(path: Any, x: jax.Array, dtype: str) -> Any:
+    """The dtype that `lay_out` keeps a leaf at `path` in: `dtype` for float kernels, else its own."""
     is_kernel = isinstance(path[-1], jax.tree_util.DictKey) and path[-1].key == "kernel"
     return dtype if is_kernel else x.dtype
 

@@ -40,6 +40,7 @@ SLURM = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2", "SLURM_GPUS_O
         ((None, None, None), SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),
         ((None, None, None), {"TPU_WORKER_HOSTNAMES": "a,b"}, Cluster()),
         ((None, None, None), {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        ((None, None, None), {"TPU_WORKER_HOSTNAMES": "WARNING: none found, please set it"}, None),
         ((None, None, None), {"MEGASCALE_NUM_SLICES": "2"}, Cluster()),
     ],
 )

@@ -15,13 +15,12 @@ from lpd_jax.models.decoder import Decoder
 from lpd_jax.trained import lay_out
 
 
+@pytest.mark.parametrize("layers", ["scan", "unrolled"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_layers_laid_out_for_sampling_give_the_same_codes(
-    decoder, decoder_params, tokenizer, tokenizer_params, dtype
-):
+def test_layers_laid_out_for_sampling_give_the_same_codes(decoder, decoder_params, layers, dtype):
     stacked = Decoder(dataclasses.replace(decoder.config, dtype=dtype))
-    apart, apart_params = lay_out(decoder, dict(decoder_params), dtype)
-    assert apart.config.layers == "unrolled"
+    apart, apart_params = lay_out(decoder, dict(decoder_params), layers, dtype)
+    assert apart.config.layers == layers
     kernels = [x for path, x in tree_leaves_with_path(apart_params) if "kernel" in keystr(path)]
     assert {x.dtype.name for x in kernels} == {dtype}
     plan, rule = make_plan((1, 3, 8, 12), 2), sampling_rule(guidance=2.0)

@@ -1,0 +1,198 @@
+"""Does it fit? Compiles the real training step and the real generation for TPUs, without one.
+
+    python launch/aot_check.py --config=configs/lpd_256.py:XXL --topology=v5e:16x16
+    python launch/aot_check.py --config=configs/lpd_256.py:XXL --topology=v5e:1x1 --what=generate
+
+Needs libtpu (pip install -e '.[tpu]') and some minutes. Prints per chip: memory by kind against
+the chip's, FLOPs, bytes of collectives, compile time. Fields of the config are set as in a run,
+--config.mesh.fsdp=16. Exit codes: 0 it fits; 1 it does not, or it waits for the host while it
+runs; 2 the input is wrong.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    TPU_SKIP_MDS_QUERY="1",  # no metadata server here
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # another process may be compiling too
+    TPU_WORKER_HOSTNAMES="localhost",  # these two keep libtpu from warning that it has no TPU;
+    TPU_ACCELERATOR_TYPE="v5e-1",  # the topology decides what it compiles for
+)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from lpd_jax import aot
+from lpd_jax.errors import InputError
+from lpd_jax.generation.plan import make_plan
+from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.parallel import MeshConfig, make_mesh
+from lpd_jax.tasks import build
+from lpd_jax.trained import init_decoder
+from lpd_jax.training import run
+from lpd_jax.training.objectives import decoder_loss
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+_TOPOLOGY = flags.DEFINE_string("topology", None, "Chips of a slice: v5e:16x16, v4:4x4x4.")
+_WHAT = flags.DEFINE_enum("what", "both", ["train", "generate", "both"], "Programs to check.")
+_BATCH = flags.DEFINE_integer(
+    "batch", None, "Images in all; train.batch_size and sample.batch_size of the config."
+)
+_CLASSES = flags.DEFINE_integer("classes", 1000, "Classes of the data.")
+_JSON = flags.DEFINE_string("json", None, "File to append one line per program to.")
+
+
+def decoder(config: ConfigDict) -> Decoder:
+    """The decoder that the tasks train on codes of `config.tokenizer`."""
+    return Decoder(
+        DecoderConfig(
+            grid=build.grid(config),
+            vocab_size=config.tokenizer.codebook_size,
+            num_classes=_CLASSES.value,
+            **config.decoder,
+        )
+    )
+
+
+def train_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> aot.Program:
+    """The step that `lpd_jax.tasks.train` runs."""
+    network, section, rules = decoder(config), config.train, build.rules(config)
+    steps_of = build.steps_of(section, network.config.num_tokens)
+    start, step = run.prepare(
+        lambda key: init_decoder(network, key),
+        decoder_loss(network, steps_of, section.label_drop),
+        optimizer=build.optimizer(section),
+        key=jax.random.key(config.seed),
+        mesh=mesh,
+        rules=rules,
+        ema_decay=section.ema_decay,
+    )
+    batch = _BATCH.value or section.batch_size
+    return aot.train_program(start, step, network.config.num_tokens, batch, mesh, rules)
+
+
+def generate_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> aot.Program:
+    """The program that `lpd_jax.tasks.sample` runs."""
+    section, network = config.sample, decoder(config)
+    if section.dtype:
+        network = Decoder(dataclasses.replace(network.config, dtype=section.dtype))
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    return aot.generate_program(
+        network,
+        build.tokenizer(config),
+        build.order(section),
+        make_plan(build.group_sizes(section, network.config.num_tokens), section.segments),
+        build.sampling(config.sample),
+        _BATCH.value or ways * math.ceil(section.batch_size / ways),
+        mesh,
+        build.rules(config),
+    )
+
+
+def show(report: aot.Report, batch: int) -> None:
+    """Prints what one chip needs."""
+
+    def line(name: str, text: str) -> None:
+        print(f"  {name:<24}{text:>14}")
+
+    def gib(name: str, size: int) -> None:
+        line(name, f"{size / aot.GIB:.2f} GiB")
+
+    print(f"{report.name}, {batch} images, per chip:")
+    for name, size in report.parts.items():
+        gib(name, size)
+    if report.fits:
+        gib("activations, other", report.temporary)
+        gib("program", report.code)
+    line("peak", f"{report.peak / aot.GIB:.2f} of {report.limit / aot.GIB:g} GiB")
+    if report.cost is not None:
+        line("products", f"{report.cost.flops / 1e12:.3f} TFLOP")
+        for kind, size in report.cost.collective_bytes.items():
+            line(kind, f"{size / 1e9:.3f} GB")
+        line("host transfers", str(len(report.cost.host_transfers)))
+    line("tracing", f"{report.lower_seconds:.1f} s")
+    line(
+        "compilation",
+        f"{report.compile_seconds:.1f} s",
+    )
+
+
+def verdict(report: aot.Report, config: ConfigDict) -> str | None:
+    """One sentence that says what to change, or None where nothing has to be."""
+    if report.cost is not None and report.cost.host_transfers:
+        return (
+            f"{report.name}: it waits for the host while it runs, at "
+            f"{', '.join(report.cost.host_transfers)}; take the callback out of the program."
+        )
+    if report.fits:
+        return None
+    need = (
+        f"{report.name} does not fit: {report.peak / aot.GIB:.1f} GiB of {report.limit / aot.GIB:g}"
+    )
+    state = sum(report.parts.values())
+    if state > report.limit / 2:
+        return (
+            f"{need}, parameters and optimizer alone {state / aot.GIB:.1f} on every chip; cut them "
+            "over more chips with --config.mesh.fsdp or --config.mesh.tensor."
+        )
+    if report.name == "generation":
+        return f"{need}; take a smaller --batch (sample.batch_size) or more chips."
+    if config.decoder.get("remat", "none") != "full":
+        return f"{need}; recompute activations with --config.decoder.remat=full, or shrink --batch."
+    return f"{need}; take a smaller --batch (train.batch_size) or more chips."
+
+
+def main(argv: list[str]) -> int:
+    """Checks what the flags say; returns the exit code."""
+    if len(argv) > 1 or _CONFIG.value is None or _TOPOLOGY.value is None:
+        raise InputError(
+            "give --config and --topology, such as --config=configs/lpd_256.py:XXL "
+            "--topology=v5e:16x16."
+        )
+    config, chip = _CONFIG.value, aot.chip_of(_TOPOLOGY.value)
+    mesh_config = MeshConfig(**config.mesh)
+    slices = max(1, getattr(mesh_config, "slices", 1))
+    devices = aot.devices(_TOPOLOGY.value, slices)
+    mesh, rules = make_mesh(mesh_config, devices), build.rules(config)
+    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    print(f"{slices} x {_TOPOLOGY.value}: {len(devices)} chips of {chip.hbm_gib} GiB, mesh {sizes}")
+    programs = {"train": train_program, "generate": generate_program}
+    sentences = []
+    for name in programs if _WHAT.value == "both" else [_WHAT.value]:
+        program = programs[name](config, mesh)
+        report = aot.check(program, chip, mesh, rules)
+        show(report, program.batch)
+        sentences.append(verdict(report, config))
+        if _JSON.value:
+            row = {"what": name, "topology": _TOPOLOGY.value, "slices": slices}
+            row |= {"mesh": dict(mesh.shape), "batch": program.batch}
+            with Path(_JSON.value).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row | dataclasses.asdict(report)) + "\n")
+    for sentence in filter(None, sentences):
+        print(f"aot_check: {sentence}", file=sys.stderr)
+    return 1 if any(sentences) else 0
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            _CONFIG.value.keys()  # a config file runs when it is first used
+        return rest
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, flags.Error) as error:
+        raise InputError(str(error).strip().splitlines()[-1]) from error
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main, flags_parser=_parse)
+    except InputError as error:
+        print(f"aot_check: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,270 @@
+"""Programs for TPUs that are not there: compiled by libtpu on any machine, and what they need.
+
+The programs are the real ones, on arrays that have shapes and places but no values. What libtpu
+wants to find in the environment before jax is imported is in `launch/aot_check.py`.
+"""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from lpd_jax import hlo, parallel
+from lpd_jax.errors import InputError
+from lpd_jax.generation.plan import Plan
+from lpd_jax.generation.program import generate
+from lpd_jax.generation.sampling import SamplingRule
+from lpd_jax.models.decoder import Decoder
+from lpd_jax.models.tokenizer import Tokenizer
+from lpd_jax.trained import init_decoder, init_tokenizer, product_dtype
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A TPU chip.
+
+    Attributes:
+        hbm_gib: memory of a chip, GiB (the compiler keeps up to 1.25 GiB of it to itself).
+        dims: sizes in the name of a topology.
+        options: of the topology.
+    """
+
+    hbm_gib: int
+    dims: int
+    options: tuple[tuple[str, str], ...] = ()
+
+
+# Source: https://cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e ("HBM capacity per chip").
+CHIPS = {
+    # The two cores of a v4 chip work as one device, which jax's default topology does not know.
+    "v4": Chip(32, 3, (("chip_config_name", "megacore"),)),
+    "v5e": Chip(16, 2),
+    "v5p": Chip(95, 3),
+    "v6e": Chip(32, 2),
+}
+
+
+def chip_of(topology: str) -> Chip:
+    """The chip of a topology such as "v5e:16x16".
+
+    Raises:
+        InputError: not a name of a topology, or of another chip.
+    """
+    kind, _, sizes = topology.partition(":")
+    chip = CHIPS.get(kind)
+    if chip is None or not re.fullmatch(r"[1-9]\d*" + (chip.dims - 1) * r"x[1-9]\d*", sizes):
+        raise InputError(
+            f"topology {topology!r} must be a chip and its sizes: v5e:16x16 or v6e:16x16 (two "
+            "sizes), v4:4x4x4 or v5p:4x4x4 (three)."
+        )
+    return chip
+
+
+def devices(topology: str, slices: int = 1) -> Sequence[jax.Device]:
+    """The devices of `slices` slices of a topology; they can be compiled for, not run on.
+
+    Raises:
+        InputError: no such topology, or libtpu is missing.
+    """
+    options = dict(chip_of(topology).options)
+    if slices > 1:
+        options["num_slices"] = slices
+    try:
+        return topologies.get_topology_desc(topology, platform="tpu", **options).devices
+    except (ImportError, RuntimeError) as error:
+        if "not installed" in str(error):
+            raise InputError(
+                "compiling for TPUs needs libtpu, which is not installed: pip install -e '.[tpu]'."
+            ) from error
+        reason = str(error).splitlines()[0].partition(": ")[2]
+        raise InputError(
+            f"libtpu knows no topology {topology}: {reason}; take sizes that are sold, such as "
+            "v5e:16x16."
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A jitted function and the abstract arrays to compile it for.
+
+    Attributes:
+        name: for people.
+        function, args: to be lowered.
+        batch: images in all.
+        parts: name -> the arguments of which the memory is reported under it.
+    """
+
+    name: str
+    batch: int
+    function: Callable
+    args: tuple[Any, ...]
+    parts: dict[str, Any]
+
+
+def placed(abstract: Any, shardings: Any) -> Any:
+    """Abstract arrays with shardings; one sharding for all, or a tree of them."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, abstract)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+    )
+
+
+def train_program(
+    start: Callable, step: Callable, num_tokens: int, batch: int, mesh, rules: parallel.Rules
+) -> Program:
+    """The training step of the decoder on `batch` images; `start` and `step` from `run.prepare`.
+
+    Raises:
+        InputError: the batch does not divide among the devices.
+    """
+    _check_batch(batch, mesh)
+    boxed = jax.eval_shape(start, jax.random.key(0))
+    state = placed(nn.unbox(boxed), parallel.shardings_of(boxed, mesh, rules))
+    rows = parallel.batch_sharding(mesh)
+    arrays = {
+        "codes": jax.ShapeDtypeStruct((batch, num_tokens), jnp.int32, sharding=rows),
+        "label": jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=rows),
+    }
+    parts = {"parameters": state.params, "optimizer": state.opt_state}
+    if state.ema is not None:
+        parts["average of parameters"] = state.ema
+    return Program("train step", batch, step, (state, arrays), parts)
+
+
+def generate_program(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    order: Any,
+    plan: Plan,
+    rule: SamplingRule,
+    batch: int,
+    mesh,
+    rules: parallel.Rules,
+) -> Program:
+    """Labels to pixels for `batch` images, as `Sampler.sample` runs it.
+
+    Raises:
+        InputError: the batch does not divide among the devices.
+    """
+    _check_batch(batch, mesh)
+    rows, whole = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    # Laid out as `trained.lay_out` does for the sampler on TPUs.
+    boxed = jax.eval_shape(lambda k: init_decoder(decoder, k), key)
+    abstract = jax.tree_util.tree_map_with_path(
+        lambda path, x: x.update(dtype=product_dtype(path, x, decoder.config.dtype)),
+        nn.unbox(boxed),
+    )
+    decoder_params = placed(abstract, parallel.shardings_of(boxed, mesh, rules))
+    tokenizer_params = placed(jax.eval_shape(lambda k: init_tokenizer(tokenizer, k), key), whole)
+    numbers = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=rows)
+    key, order, rule = placed((key, *jax.eval_shape(lambda *x: x, order, rule)), whole)
+
+    def run(params, labels, indices, key, order, rule):
+        return generate(decoder, tokenizer, params, labels, indices, key, order, plan, rule)
+
+    params = (decoder_params, tokenizer_params)
+    parts = {"decoder": decoder_params, "tokenizer": tokenizer_params}
+    args = (params, numbers, numbers, key, order, rule)
+    return Program("generation", batch, jax.jit(run), args, parts)
+
+
+def _check_batch(batch: int, mesh) -> None:
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch < 1 or batch % ways:
+        raise InputError(
+            f"a batch of {batch} does not divide among {ways} devices (mesh data x fsdp); give a "
+            f"--batch that is a multiple of {ways}, or change the mesh."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a program needs on each chip.
+
+    Attributes:
+        name: of the program.
+        fits: the compiler found room for it.
+        parts: bytes of what goes in, by name.
+        peak: bytes in use at the worst moment, programs and arguments included; of a program that
+            does not fit what the compiler said that it would take.
+        limit: bytes of memory.
+        temporary, code: bytes of activations and other temporaries, and of the program.
+        cost: FLOPs, collectives, host transfers; None if it does not fit.
+        lower_seconds, compile_seconds: time taken by tracing and by the compiler.
+    """
+
+    name: str
+    fits: bool
+    parts: dict[str, int]
+    peak: int
+    limit: int
+    temporary: int
+    code: int
+    cost: hlo.Cost | None
+    lower_seconds: float
+    compile_seconds: float
+
+
+def check(program: Program, chip: Chip, mesh, rules: parallel.Rules) -> Report:
+    """Compiles a program and reads off what it needs."""
+    limit = chip.hbm_gib * GIB
+    parts = {name: _bytes_per_device(tree) for name, tree in program.parts.items()}
+    start = time.perf_counter()
+    with parallel.use(mesh, rules):
+        lowered = program.function.lower(*program.args)
+        middle = time.perf_counter()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            peak = _out_of_memory(str(error))
+            if peak is None:
+                raise
+            end = time.perf_counter()
+            return Report(
+                program.name, False, parts, peak, limit, 0, 0, None, middle - start, end - middle
+            )
+    end = time.perf_counter()
+    m = compiled.memory_analysis()
+    outputs = m.output_size_in_bytes - m.alias_size_in_bytes
+    code = m.generated_code_size_in_bytes
+    peak = m.argument_size_in_bytes + outputs + m.temp_size_in_bytes + code
+    return Report(
+        name=program.name,
+        fits=peak <= limit,
+        parts=parts,
+        peak=peak,
+        limit=limit,
+        temporary=m.temp_size_in_bytes,
+        code=code,
+        cost=hlo.cost(compiled.as_text()),
+        lower_seconds=middle - start,
+        compile_seconds=end - middle,
+    )
+
+
+def _bytes_per_device(tree: Any) -> int:
+    return sum(
+        jnp.dtype(x.dtype).itemsize * math.prod(x.sharding.shard_shape(x.shape))
+        for x in jax.tree.leaves(tree)
+    )
+
+
+def _out_of_memory(message: str) -> int | None:
+    """Bytes that the compiler would have needed, from what it says; None if it says otherwise."""
+    if "RESOURCE_EXHAUSTED" not in message:
+        return None
+    found = re.search(r"\(?([\d.]+)([KMGT])\)? exceeds", message) or re.search(
+        r"Used ([\d.]+)([KMGT])", message
+    )
+    return round(float(found[1]) * 1024 ** (1 + "KMGT".index(found[2]))) if found else 0

@@ -1,0 +1,149 @@
+"""Two processes of four devices do what one process of eight does, and end together."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lpd_jax import checkpoint
+from lpd_jax.data.codes import load_codes
+from lpd_jax.metrics import read_rows
+from lpd_jax.tasks import build, encode, sample, train
+from lpd_jax.tasks.workdir import plain
+from lpd_jax.trained import init_tokenizer
+from tests.multiprocess import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+class Job:
+    """The command line in two processes that know of each other."""
+
+    def __init__(self, task, workdir, *flags, heartbeat=10):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.logs = [workdir.with_name(f"{workdir.name}-{task}-{i}.log") for i in range(2)]
+        self.processes = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "lpd_jax", task, "--config=tests/multiprocess/tiny.py"),
+                    *(f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}"),
+                    *("--num_processes=2", f"--process_id={i}"),
+                    *(f"--heartbeat_timeout={heartbeat}", *flags),
+                ],
+                cwd=ROOT,
+                env=os.environ
+                | {
+                    "JAX_NUM_CPU_DEVICES": "4",
+                    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+                },
+                stdout=log.open("w"),
+                stderr=subprocess.STDOUT,
+            )
+            for i, log in enumerate(self.logs)
+        ]
+
+    def wait_for(self, words):
+        """Until process 0 has said them."""
+        while words not in self.logs[0].read_text():
+            assert self.processes[0].poll() is None, self.logs[0].read_text()
+            time.sleep(0.05)
+
+    def end(self, timeout=60):
+        """Exit codes and outputs."""
+        try:
+            codes = [process.wait(timeout) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        return codes, [log.read_text() for log in self.logs]
+
+
+def losses(workdir):
+    return [row["loss"] for row in read_rows(workdir / "decoder")]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A workdir that one process has brought to its end."""
+    config, workdir = tiny.get_config(), tmp_path_factory.mktemp("one") / "workdir"
+    save_tokenizer(config, workdir)
+    encode.run(config, workdir)
+    train.run(config, workdir)
+    return workdir
+
+
+def save_tokenizer(config, workdir):
+    network = build.tokenizer(config)
+    params = jax.jit(lambda key: init_tokenizer(network, key))(jax.random.key(0))
+    about = plain({"kind": "tokenizer", "config": network.config, "fingerprint": "random"})
+    checkpoint.save_model(workdir / "tokenizer/model", about, params)
+
+
+@pytest.fixture(scope="module")
+def together(alone, tmp_path_factory):
+    """A workdir with the same tokenizer, and codes that two processes have made."""
+    workdir = tmp_path_factory.mktemp("two") / "workdir"
+    save_tokenizer(tiny.get_config(), workdir)
+    codes, outputs = Job("encode", workdir).end()
+    assert codes == [0, 0], outputs
+    return workdir
+
+
+def test_codes_are_the_same(alone, together):
+    for split in ("train", "heldout"):
+        one, two = (load_codes(workdir / "codes", split) for workdir in (alone, together))
+        for name in one:
+            np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_training_survives_a_death_a_preemption_and_other_process_counts(alone, together):
+    """Two processes until one is killed, two until one is asked to stop, then one to the end.
+
+    The second pair starts from a checkpoint of one process, the last one from that of a pair.
+    """
+    checkpoints = Path("decoder/checkpoints")
+    job = Job("train", together, heartbeat=2)
+    job.wait_for("saving step 30")  # by then the rows of 20 steps are written
+    job.processes[1].kill()
+    (survivor, _), (output, _) = job.end(timeout=20)
+    assert survivor != 0
+    assert "another process ended first" in output or "another task died" in output
+    np.testing.assert_allclose(losses(together)[:20], losses(alone)[:20], rtol=1e-5)
+
+    shutil.rmtree(together / checkpoints)
+    shutil.copytree(alone / checkpoints / "20", together / checkpoints / "20")
+    job = Job("train", together)
+    job.wait_for("going on from step 20")
+    job.processes[1].send_signal(signal.SIGTERM)
+    codes, outputs = job.end()
+    assert codes == [75, 75], outputs
+    assert "lpd:" not in outputs[1]
+    stopped = max(int(step.name) for step in (together / checkpoints).glob("[0-9]*"))
+    assert 20 < stopped < 60
+    assert f"saved step {stopped} of 60; run the same command to go on" in outputs[0]
+
+    train.run(tiny.get_config(), together)
+    assert [row["step"] for row in read_rows(together / "decoder")] == list(range(60))
+    np.testing.assert_allclose(losses(together), losses(alone), rtol=1e-3)
+
+
+def test_images_are_the_same(alone, tmp_path):
+    for name in ("tokenizer", "decoder"):
+        shutil.copytree(alone / name / "model", tmp_path / "workdir" / name / "model")
+    codes, outputs = Job("sample", tmp_path / "workdir").end()
+    assert codes == [0, 0], outputs
+    (found,) = tmp_path.glob("workdir/samples/*/samples.npz")
+    one, two = map(np.load, (sample.run(tiny.get_config(), alone) / "samples.npz", found))
+    for name in ("codes", "orders", "labels"):
+        np.testing.assert_array_equal(one[name], two[name])
