@@ -92,7 +92,7 @@ def lay_out(
 
 
 def product_dtype(path: Any, x: jax.Array, dtype: str) -> Any:
-    """The dtype that `lay_out` keeps a leaf at `path` in: `dtype` for float kernels, else its own."""
+    """The dtype in which `lay_out` keeps a leaf: `dtype` for float kernels, else its own."""
     is_kernel = isinstance(path[-1], jax.tree_util.DictKey) and path[-1].key == "kernel"
     return dtype if is_kernel else x.dtype
 
