@@ -2,13 +2,16 @@
 
     python benchmarks/quantize.py --workdir=runs/digits    # the trained digits, then LPD-L
     python benchmarks/quantize.py                          # LPD-L alone
+    TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu python benchmarks/quantize.py --topology=v5e:2x2
+                                                           # memory on a TPU, compiled here
 
 Prints one JSON line per model and mode, the float network first:
 
 logits      against float32 with all tokens given: relative errors, share of tokens whose best code
             is the same, KL divergence in nats a token (see `precision.py`)
 params_mb   parameters of the decoder in memory
-temp_mb     what the compiled generation of one image needs beside them (XLA's own count)
+temp_mb     what the compiled generation of one image needs beside them (XLA's own count);
+            temp_lean_mb with the scheduler of LEAN, which XLA_FLAGS can choose
 pass_cpu_s  processor seconds, all cores together, of one pass with all tokens given; best of three
 images      digits only: accuracy of their class and Fréchet distance over its floor, for each seed
 
@@ -25,6 +28,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
 from precision import error, full_size_model
 from tqdm import tqdm
 
@@ -40,6 +45,7 @@ from lpd_jax.models.decoder import Decoder
 from lpd_jax.quantize import MODES, num_bytes, quantize_decoder
 from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import build
+from lpd_jax.trained import lay_out
 
 
 def digits_model(workdir):
@@ -71,20 +77,26 @@ def forward(network, params, inputs):
     return answer, min(seconds)
 
 
-def temporary_bytes(network, params, group_sizes):
+LEAN = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def temporary_bytes(network, params, group_sizes, device=None, options=None):
     """Memory beside the parameters of the program that generates one image with guidance."""
     plan = make_plan(group_sizes.tolist())
     rule = sampling_rule(guidance=2.0)
 
     @jax.jit
-    def run(params, labels, indices, key):
-        _, keys = image_keys(key, indices)
+    def run(params, label):
+        _, keys = image_keys(jax.random.key(0), label)
         order = jnp.arange(network.config.num_tokens, dtype=jnp.int32)[None]
-        return generate_codes(network, params, labels, order, keys, plan, rule)
+        return generate_codes(network, params, label, order, keys, plan, rule)
 
-    zero = np.zeros(1, np.int32)
-    compiled = run.lower(params, zero, zero, jax.random.key(0)).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    place = SingleDeviceSharding(device or jax.devices()[0])
+    arguments = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        (params, jnp.zeros(1, jnp.int32)),
+    )
+    return run.lower(*arguments).compile(options).memory_analysis().temp_size_in_bytes
 
 
 def images(workdir, mode, seeds):
@@ -108,7 +120,10 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--workdir", type=Path, help="of a finished digits pipeline")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--topology", help="v5e:2x2: count the memory of LPD-L in bfloat16 there")
     options = parser.parse_args()
+    if options.topology:
+        return print_memory(options.topology)
     machine = {"device": f"{jax.devices()[0].device_kind} ({platform.machine()})"}
     models = [lambda: digits_model(options.workdir)] if options.workdir else []
     models.append(random_model)
@@ -120,18 +135,33 @@ def main():
             rough, seconds = forward(network, kernels, inputs) if mode else (exact, base)
             row = {"model": name, "mode": mode or "float32", "logits": error(exact, rough)}
             row["params_mb"] = round(num_bytes(kernels) / 1e6, 2)
-            temporary = temporary_bytes(network, kernels, inputs["group_sizes"])
-            row["temp_mb"] = round(temporary / 1e6, 2)
+            for key, choice in (("temp_mb", None), ("temp_lean_mb", LEAN)):
+                temporary = temporary_bytes(network, kernels, inputs["group_sizes"], options=choice)
+                row[key] = round(temporary / 1e6, 2)
             row |= {"pass_cpu_s": round(seconds, 3), "pass_ratio": round(seconds / base, 2)}
             if name == "digits":
                 row["images"] = images(options.workdir, mode, range(options.seeds))
             print(json.dumps(row | machine | {"jax": jax.__version__}), flush=True)
 
+    return None
 
-def random_model():
-    """LPD-L at 256 px as `precision.full_size_model` makes it, without dropout."""
+
+def print_memory(topology):
+    """One line per mode: memory of LPD-L in bfloat16, compiled for one chip of a TPU topology."""
+    chip = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+    name, network, params, inputs = random_model("scan", "bfloat16")
+    for mode in ("", *MODES):
+        kernels = quantize_decoder(params, mode) if mode else params
+        temporary = temporary_bytes(network, kernels, inputs["group_sizes"], chip)
+        row = {"model": name, "mode": mode or "bfloat16", "device": chip.device_kind}
+        row |= {"params_mb": num_bytes(kernels) / 1e6, "temp_mb": temporary / 1e6}
+        print(json.dumps(row), flush=True)
+
+
+def random_model(layers="unrolled", dtype="float32"):
+    """LPD-L at 256 px as `precision.full_size_model` makes it, laid out for sampling."""
     name, config, params, inputs = full_size_model()
-    return name, Decoder(config), params, inputs
+    return name, *lay_out(Decoder(config), params, layers, dtype), inputs
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.checkpoint = ""  # models to sample from; those of the workdir when empty
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    # -1: what is left; slices: groups of devices with a slow network between, -1 as they say
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "slices": -1})
     config.rules = ConfigDict()  # logical axis -> mesh axis, over lpd_jax.parallel.RULES
 
     config.data = ConfigDict(
@@ -51,7 +52,17 @@ def get_config() -> ConfigDict:
     )
     config.encode = ConfigDict({"batch_size": 64, "shard_size": 1024})
     config.decoder = ConfigDict(
-        {"width": 128, "depth": 4, "heads": 4, "dropout": 0.0, "dtype": "float32", "unroll": 4}
+        {
+            "width": 128,
+            "depth": 4,
+            "heads": 4,
+            "dropout": 0.0,
+            "dtype": "float32",
+            "unroll": 4,
+            "remat": "none",  # "dots" or "full" compute activations again: less memory
+            "attention": "xla",  # in training; "cudnn" or "tokamax" on NVIDIA GPUs
+            "attention_split": True,  # compute no scores that are always masked
+        }
     )
     config.train = ConfigDict(
         {
@@ -66,6 +77,9 @@ def get_config() -> ConfigDict:
             "clip_norm": 3.0,
             "label_drop": 0.1,
             "ema_decay": 0.0,
+            "init_from": "",  # workdir of a trained or converted decoder to begin with
+            "accumulate": 1,  # parts of a batch, one after the other: less memory
+            "loss_chunk": 0,  # tokens of an image whose logits are in memory at once; 0: all
             "schedules": (64, 32, 24, 16, 12, 10, 8, 6),
             "group_schedule": "cosine",
             "log_every": 10,

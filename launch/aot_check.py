@@ -33,7 +33,7 @@ from lpd_jax import aot
 from lpd_jax.errors import InputError
 from lpd_jax.generation.plan import make_plan
 from lpd_jax.models.decoder import Decoder, DecoderConfig
-from lpd_jax.parallel import MeshConfig, make_mesh
+from lpd_jax.parallel import MeshConfig, batch_ways, make_mesh
 from lpd_jax.tasks import build
 from lpd_jax.trained import init_decoder
 from lpd_jax.training import run
@@ -67,7 +67,7 @@ def train_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> aot.Program:
     steps_of = build.steps_of(section, network.config.num_tokens)
     start, step = run.prepare(
         lambda key: init_decoder(network, key),
-        decoder_loss(network, steps_of, section.label_drop),
+        decoder_loss(network, steps_of, section.label_drop, section.loss_chunk),
         optimizer=build.optimizer(section),
         key=jax.random.key(config.seed),
         mesh=mesh,
@@ -75,7 +75,8 @@ def train_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> aot.Program:
         ema_decay=section.ema_decay,
     )
     batch = _BATCH.value or section.batch_size
-    return aot.train_program(start, step, network.config.num_tokens, batch, mesh, rules)
+    arrays = network.config.num_tokens, batch, section.accumulate
+    return aot.train_program(start, step, *arrays, mesh, rules)
 
 
 def generate_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> aot.Program:
@@ -83,7 +84,7 @@ def generate_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> aot.Program
     section, network = config.sample, decoder(config)
     if section.dtype:
         network = Decoder(dataclasses.replace(network.config, dtype=section.dtype))
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh)
     return aot.generate_program(
         network,
         build.tokenizer(config),
@@ -158,7 +159,7 @@ def main(argv: list[str]) -> int:
         )
     config, chip = _CONFIG.value, aot.chip_of(_TOPOLOGY.value)
     mesh_config = MeshConfig(**config.mesh)
-    slices = max(1, getattr(mesh_config, "slices", 1))
+    slices = max(1, mesh_config.slices)
     devices = aot.devices(_TOPOLOGY.value, slices)
     mesh, rules = make_mesh(mesh_config, devices), build.rules(config)
     sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())

@@ -120,14 +120,22 @@ def placed(abstract: Any, shardings: Any) -> Any:
 
 
 def train_program(
-    start: Callable, step: Callable, num_tokens: int, batch: int, mesh, rules: parallel.Rules
+    start: Callable,
+    step: Callable,
+    num_tokens: int,
+    batch: int,
+    parts: int,
+    mesh: jax.sharding.Mesh,
+    rules: parallel.Rules,
 ) -> Program:
-    """The training step of the decoder on `batch` images; `start` and `step` from `run.prepare`.
+    """The training step of the decoder on `batch` images, computed in `parts` parts.
+
+    `start` and `step` are those of `run.prepare`.
 
     Raises:
-        InputError: the batch does not divide among the devices.
+        InputError: the batch does not divide among the devices, or not into the parts.
     """
-    _check_batch(batch, mesh)
+    _check_batch(batch, parts, mesh)
     boxed = jax.eval_shape(start, jax.random.key(0))
     state = placed(nn.unbox(boxed), parallel.shardings_of(boxed, mesh, rules))
     rows = parallel.batch_sharding(mesh)
@@ -135,10 +143,10 @@ def train_program(
         "codes": jax.ShapeDtypeStruct((batch, num_tokens), jnp.int32, sharding=rows),
         "label": jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=rows),
     }
-    parts = {"parameters": state.params, "optimizer": state.opt_state}
+    known = {"parameters": state.params, "optimizer": state.opt_state}
     if state.ema is not None:
-        parts["average of parameters"] = state.ema
-    return Program("train step", batch, step, (state, arrays), parts)
+        known["average of parameters"] = state.ema
+    return Program("train step", batch, step, (state, arrays), known)
 
 
 def generate_program(
@@ -148,7 +156,7 @@ def generate_program(
     plan: Plan,
     rule: SamplingRule,
     batch: int,
-    mesh,
+    mesh: jax.sharding.Mesh,
     rules: parallel.Rules,
 ) -> Program:
     """Labels to pixels for `batch` images, as `Sampler.sample` runs it.
@@ -156,7 +164,7 @@ def generate_program(
     Raises:
         InputError: the batch does not divide among the devices.
     """
-    _check_batch(batch, mesh)
+    _check_batch(batch, 1, mesh)
     rows, whole = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     # Laid out as `trained.lay_out` does for the sampler on TPUs.
@@ -179,12 +187,13 @@ def generate_program(
     return Program("generation", batch, jax.jit(run), args, parts)
 
 
-def _check_batch(batch: int, mesh) -> None:
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch < 1 or batch % ways:
+def _check_batch(batch: int, parts: int, mesh: jax.sharding.Mesh) -> None:
+    ways = parallel.batch_ways(mesh)
+    if batch < 1 or batch % (ways * parts):
         raise InputError(
-            f"a batch of {batch} does not divide among {ways} devices (mesh data x fsdp); give a "
-            f"--batch that is a multiple of {ways}, or change the mesh."
+            f"a batch of {batch} does not divide into {parts} part(s) of which each divides among "
+            f"{ways} devices (mesh data x fsdp); give a --batch that is a multiple of "
+            f"{ways * parts}, or change the mesh."
         )
 
 
@@ -201,7 +210,8 @@ class Report:
         limit: bytes of memory.
         temporary, code: bytes of activations and other temporaries, and of the program.
         cost: FLOPs, collectives, host transfers; None if it does not fit.
-        lower_seconds, compile_seconds: time taken by tracing and by the compiler.
+        lower_seconds, compile_seconds: wall-clock time of tracing and of the compiler.
+        cpu_seconds: CPU time of the compiler, which other work on the machine does not change.
     """
 
     name: str
@@ -214,43 +224,56 @@ class Report:
     cost: hlo.Cost | None
     lower_seconds: float
     compile_seconds: float
+    cpu_seconds: float
 
 
-def check(program: Program, chip: Chip, mesh, rules: parallel.Rules) -> Report:
+def check(program: Program, chip: Chip, mesh: jax.sharding.Mesh, rules: parallel.Rules) -> Report:
     """Compiles a program and reads off what it needs."""
-    limit = chip.hbm_gib * GIB
-    parts = {name: _bytes_per_device(tree) for name, tree in program.parts.items()}
     start = time.perf_counter()
     with parallel.use(mesh, rules):
         lowered = program.function.lower(*program.args)
-        middle = time.perf_counter()
-        try:
-            compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            peak = _out_of_memory(str(error))
-            if peak is None:
-                raise
-            end = time.perf_counter()
-            return Report(
-                program.name, False, parts, peak, limit, 0, 0, None, middle - start, end - middle
-            )
-    end = time.perf_counter()
-    m = compiled.memory_analysis()
-    outputs = m.output_size_in_bytes - m.alias_size_in_bytes
-    code = m.generated_code_size_in_bytes
-    peak = m.argument_size_in_bytes + outputs + m.temp_size_in_bytes + code
-    return Report(
+        middle, cpu = time.perf_counter(), time.process_time()
+        compiled = _compile(lowered)
+    report = Report(
         name=program.name,
-        fits=peak <= limit,
-        parts=parts,
+        fits=False,
+        parts={name: _bytes_per_device(tree) for name, tree in program.parts.items()},
+        peak=0,
+        limit=chip.hbm_gib * GIB,
+        temporary=0,
+        code=0,
+        cost=None,
+        lower_seconds=middle - start,
+        compile_seconds=time.perf_counter() - middle,
+        cpu_seconds=time.process_time() - cpu,
+    )
+    if isinstance(compiled, int):
+        return dataclasses.replace(report, peak=compiled)
+    memory = compiled.memory_analysis()
+    temporary, code = memory.temp_size_in_bytes, memory.generated_code_size_in_bytes
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = memory.argument_size_in_bytes + outputs + temporary + code
+    return dataclasses.replace(
+        report,
+        fits=peak <= report.limit,
         peak=peak,
-        limit=limit,
-        temporary=m.temp_size_in_bytes,
+        temporary=temporary,
         code=code,
         cost=hlo.cost(compiled.as_text()),
-        lower_seconds=middle - start,
-        compile_seconds=end - middle,
     )
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled | int:
+    """The program, or the bytes that it would need where the compiler finds no room for it."""
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        amount = r"([\d.]+)([KMGT])"
+        found = re.search(rf"\({amount}\) exceeds|Used {amount}", str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or found is None:
+            raise
+        number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
+        return round(float(number) * 1024 ** (1 + "KMGT".index(unit)))
 
 
 def _bytes_per_device(tree: Any) -> int:
@@ -258,13 +281,3 @@ def _bytes_per_device(tree: Any) -> int:
         jnp.dtype(x.dtype).itemsize * math.prod(x.sharding.shard_shape(x.shape))
         for x in jax.tree.leaves(tree)
     )
-
-
-def _out_of_memory(message: str) -> int | None:
-    """Bytes that the compiler would have needed, from what it says; None if it says otherwise."""
-    if "RESOURCE_EXHAUSTED" not in message:
-        return None
-    found = re.search(r"\(?([\d.]+)([KMGT])\)? exceeds", message) or re.search(
-        r"Used ([\d.]+)([KMGT])", message
-    )
-    return round(float(found[1]) * 1024 ** (1 + "KMGT".index(found[2]))) if found else 0

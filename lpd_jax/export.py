@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 from jax import export
 
 from lpd_jax.errors import InputError
@@ -127,11 +126,7 @@ def _draw_one_by_one(order, key, indices, grid, group_sizes) -> jax.Array:
 
 
 def _as_used(sampler: Sampler) -> dict[str, Any]:
-    """The parameters that generation reads, in the precision in which it reads them."""
-    decoder = traverse_util.flatten_dict(sampler.decoder_params)
-    for path, leaf in decoder.items():
-        if path[-1] == "kernel" and isinstance(leaf, jax.Array):
-            decoder[path] = leaf.astype(sampler.decoder.config.dtype)
+    """The parameters that generation reads: none of those that encode images."""
     codes = jnp.zeros((1, sampler.decoder.config.num_tokens), jnp.int32)
     read = jax.eval_shape(
         lambda key: sampler.tokenizer.init(
@@ -140,7 +135,7 @@ def _as_used(sampler: Sampler) -> dict[str, Any]:
         jax.random.key(0),
     )
     tokenizer = {name: sampler.tokenizer_params[name] for name in read["params"]}
-    return {"decoder": traverse_util.unflatten_dict(decoder), "tokenizer": tokenizer}
+    return {"decoder": sampler.decoder_params, "tokenizer": tokenizer}
 
 
 def _serialized(exported: export.Exported) -> bytes:

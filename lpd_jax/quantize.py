@@ -48,8 +48,11 @@ class Int8Kernel:
         if not self.activations:
             # qwix would scale the kernel, at a larger cost and, in bfloat16, with a rounding;
             # integers up to 127 are exact there, and the product is scaled in float32.
+            # The barrier keeps XLA from casting all kernels once, before the loop over steps: that
+            # would be the float copy in memory that int8 is to save.
+            x, values = jax.lax.optimization_barrier((x, self.values))
             product = jnp.einsum(
-                equation, x, self.values.astype(x.dtype), preferred_element_type=jnp.float32
+                equation, x, values.astype(x.dtype), preferred_element_type=jnp.float32
             )
             return product * self.scale
         qwix = _qwix()

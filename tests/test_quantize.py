@@ -11,12 +11,14 @@ from flax import traverse_util
 
 from lpd_jax import checkpoint, parallel
 from lpd_jax.errors import InputError
+from lpd_jax.generation.loop import generate_codes
 from lpd_jax.generation.orders import LocalityAware
+from lpd_jax.generation.plan import make_plan
 from lpd_jax.generation.sampling import sampling_rule
-from lpd_jax.models.decoder import Decoder, unstack_layers
+from lpd_jax.models.decoder import Decoder
 from lpd_jax.quantize import MODES, Int8Kernel, contracted_axes, num_bytes, quantize_decoder
 from lpd_jax.sampler import Sampler
-from lpd_jax.trained import init_decoder
+from lpd_jax.trained import init_decoder, lay_out
 
 SIZES = (1, 2, 3, 5, 6, 7)
 
@@ -155,9 +157,9 @@ def test_donated_floats_are_freed(decoder_params):
 def test_sampling_is_the_same_on_a_mesh(workdir):
     here, there = (load(workdir, axes, quantize="int8") for axes in ((1, 1, 1), (2, 2, 2)))
     np.testing.assert_array_equal(draw(there).codes, draw(here).codes)
-    kernel = there.decoder_params["blocks"]["up"]["kernel"]
-    assert kernel.values.sharding.shard_shape(kernel.values.shape) == (2, 16, 64)
-    assert kernel.scale.sharding.shard_shape(kernel.scale.shape) == (2, 64)
+    kernel = there.decoder_params["blocks_0"]["up"]["kernel"]
+    assert kernel.values.sharding.shard_shape(kernel.values.shape) == (16, 64)
+    assert kernel.scale.sharding.shard_shape(kernel.scale.shape) == (64,)
 
 
 def test_integer_products_are_the_same_on_a_mesh(decoder, decoder_params):
@@ -189,10 +191,33 @@ def test_without_qwix_the_extra_is_named(decoder_params, monkeypatch):
         quantize_decoder(decoder_params, "int8")
 
 
-def test_layers_apart_are_rounded_as_in_the_stack(decoder_params):
-    stacked = quantize_decoder(decoder_params, "int8")
-    apart = quantize_decoder(unstack_layers(dict(decoder_params)), "int8")
-    for got, want in zip(
-        jax.tree.leaves(apart), jax.tree.leaves(unstack_layers(stacked)), strict=True
-    ):
+def test_layers_apart_are_rounded_as_in_the_stack(decoder, decoder_params):
+    _, apart = lay_out(decoder, dict(decoder_params), "unrolled")
+    _, rounded_before = lay_out(decoder, quantize_decoder(decoder_params, "int8"), "unrolled")
+    rounded_after = quantize_decoder(apart, "int8")
+    assert jax.tree.structure(rounded_after) == jax.tree.structure(rounded_before)
+    for got, want in zip(*map(jax.tree.leaves, (rounded_after, rounded_before)), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+def test_the_loop_over_steps_keeps_no_float_copy_of_the_kernels(decoder, decoder_params):
+    network, params = lay_out(decoder, dict(decoder_params), "unrolled")
+    plan, rule, n = make_plan(SIZES), sampling_rule(), decoder.config.num_tokens
+    labels, orders, keys = (
+        jnp.zeros(1, int),
+        jnp.arange(n)[None],
+        jax.random.split(jax.random.key(0), 1),
+    )
+
+    @jax.jit
+    def run(params):
+        return generate_codes(network, params, labels, orders, keys, plan, rule)
+
+    def temporary(params):
+        # The default scheduler of CPUs casts all kernels of a step before its first product.
+        options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+        return run.lower(params).compile(options).memory_analysis().temp_size_in_bytes
+
+    floats = sum(kernel.nbytes for _, kernel in kernels(params))
+    extra = temporary(quantize_decoder(params, "int8")) - temporary(params)
+    assert extra < floats / 2  # one kernel at a time is cast, the largest is a tenth of them

@@ -55,8 +55,9 @@ def attend(query: jax.Array, parts: Sequence[Keys]) -> jax.Array:
         score = jnp.einsum(
             "bthk,bhsk->bhts", query * scale, part.key, preferred_element_type=jnp.float32
         )
-        visible = jnp.expand_dims(part.visible, -3)
-        scores.append(jnp.where(visible, score, jnp.finfo(jnp.float32).min))
+        # Added, not selected: the gradient needs no mask, and none as large as the scores is kept.
+        bias = jnp.where(part.visible, 0.0, jnp.finfo(jnp.float32).min)
+        scores.append(score + jnp.expand_dims(bias, -3))
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(query.dtype)
     answer = jnp.zeros(query.shape, jnp.float32)
     start = 0
@@ -168,7 +169,11 @@ def _cudnn(query, key, value, visible):
 def _tokamax(query, key, value, visible):
     """Pallas kernels on GPUs; elsewhere tokamax's own XLA code."""
     import tokamax
+    from absl import flags
 
+    # Outside a command line tokamax would parse the arguments of whatever program this is.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
     mesh = jax.sharding.get_abstract_mesh()
     axes = nn.logical_to_mesh_axes(("batch", None, "heads", None))
     try:

@@ -271,6 +271,11 @@ class Decoder(nn.Module):
             keep: return the keys and values of the new context.
             train: apply dropout (needs a "dropout" rng).
         """
+        hidden, kept = self._run(context, queries, visible, cache, cache_visible, keep, train)
+        return Pass(self.logits(hidden), kept)
+
+    def _run(self, context, queries, visible, cache, cache_visible, keep, train):
+        """`step` without the head: normed hidden states of the queries [B, Q, D]."""
         num_context = context.shape[1]
         x = jnp.concatenate([context, queries], axis=1)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed_act"))
@@ -283,7 +288,11 @@ class Decoder(nn.Module):
                 x, new = block(x, own, *rest)
                 kept.append(new)
             kept = tuple(kept) if keep else None
-        return Pass(self.head(self.norm(x[:, num_context:])), kept)
+        return self.norm(x[:, num_context:]), kept
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Hidden states [B, Q, D] -> float32 [B, Q, V]."""
+        return self.head(hidden)
 
     def __call__(
         self,
@@ -309,6 +318,10 @@ class Decoder(nn.Module):
         Returns:
             float32 [B, N, V]; entry i is about the token at raster index `order[:, i]`.
         """
+        return self.logits(self.hidden(codes, labels, order, step_of, train=train))
+
+    def hidden(self, codes, labels, order, step_of, *, train: bool = False) -> jax.Array:
+        """`__call__` up to the head, for those who want logits a few at a time: [B, N, D]."""
         generated = jnp.take_along_axis(codes, order, axis=1)
         context = jnp.concatenate(
             [self.embed_class(labels), self.embed_codes(generated, order)], axis=1
@@ -317,4 +330,4 @@ class Decoder(nn.Module):
         c = self.config
         visible = training_mask(step_of, c.query_attention, c.context_attention)
         mask = ImageMask(visible, context.shape[1], c.attention, c.attention_split)
-        return self.step(context, queries, mask, keep=False, train=train).logits
+        return self._run(context, queries, mask, None, None, False, train)[0]

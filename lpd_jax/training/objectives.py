@@ -7,12 +7,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lpd_jax import parallel
+from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import Decoder
 from lpd_jax.models.tokenizer import Tokenizer
 from lpd_jax.training.state import LossFn
 
 
-def decoder_loss(decoder: Decoder, steps_of: jax.Array, label_drop: float) -> LossFn:
+def decoder_loss(
+    decoder: Decoder, steps_of: jax.Array, label_drop: float, chunk: int = 0
+) -> LossFn:
     """The training scheme of the paper (section 3.1; official `LPD.forward`).
 
     Every example of every step draws a uniformly random order, one of the schedules of group
@@ -22,13 +26,23 @@ def decoder_loss(decoder: Decoder, steps_of: jax.Array, label_drop: float) -> Lo
         decoder: the network.
         steps_of: int32 [R, N], group number of the i-th generated token, for each schedule.
         label_drop: probability of training an example without its class.
+        chunk: tokens of each image whose logits [B, chunk, V] are in memory at once (they are
+            computed again for the gradient); a divisor of N, or 0 for all of them.
 
     Returns:
-        (params, batch, key) -> (loss, metrics), for batches of `codes` int32 [B, N] and `label`
-        int32 [B].
+        (params, batch, key, place) -> (loss, metrics), for batches of `codes` int32 [B, N] and
+        `label` int32 [B].
+
+    Raises:
+        InputError: the tokens do not divide into such chunks.
     """
     num_classes = decoder.config.num_classes
     steps_of = jnp.asarray(steps_of)
+    if chunk < 0 or (chunk and steps_of.shape[1] % chunk):
+        raise InputError(
+            f"train.loss_chunk={chunk} must divide the {steps_of.shape[1]} tokens of an image, or "
+            "be 0 for all of them at once."
+        )
 
     def draw(key, label):
         order_key, schedule_key, drop_key = jax.random.split(key, 3)
@@ -37,37 +51,61 @@ def decoder_loss(decoder: Decoder, steps_of: jax.Array, label_drop: float) -> Lo
         dropped = jax.random.bernoulli(drop_key, label_drop)
         return order, steps_of[schedule], jnp.where(dropped, num_classes, label)
 
-    def loss_fn(params, batch, key):
+    def loss_fn(params, batch, key, place=None):
+        place = jnp.arange(batch["label"].shape[0]) if place is None else place
         draw_key, dropout_key = jax.random.split(key)
-        addresses = jnp.arange(batch["label"].shape[0])
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(draw_key, addresses)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(draw_key, place)
         order, step_of, label = jax.vmap(draw)(keys, batch["label"])
-        logits = decoder.apply(
+        hidden = decoder.apply(
             {"params": params},
             batch["codes"],
             label,
             order,
             step_of,
             train=True,
-            rngs={"dropout": dropout_key},
+            # Parts of a batch must not drop the same units.
+            rngs={"dropout": jax.random.fold_in(dropout_key, place[0])},
+            method="hidden",
         )
         target = jnp.take_along_axis(batch["codes"], order, axis=1)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, target).mean()
-        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == target)
-        return loss, {"accuracy": accuracy}
+        loss, hits = _sums(decoder, params, hidden, target, chunk or target.shape[1])
+        return loss / target.size, {"accuracy": hits / target.size}
 
     return loss_fn
+
+
+def _sums(decoder: Decoder, params, hidden, target, chunk) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy and hits, summed over all tokens, `chunk` tokens of each image at a time."""
+
+    def score(hidden, target):
+        logits = decoder.apply({"params": params}, hidden, method="logits")
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+        own = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+        # A maximum, which the loss needs anyway, and not the place of it, which is slow to find.
+        return jnp.sum(loss), jnp.sum(own >= jnp.max(logits, axis=-1))
+
+    if chunk == target.shape[1]:
+        return score(hidden, target)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, score(*parallel.constrain_batch(part))), None
+
+    def split(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(len(x), -1, chunk, *x.shape[2:]), 1, 0)
+
+    zero = jnp.float32(0), jnp.int32(0)
+    return jax.lax.scan(jax.checkpoint(add), zero, (split(hidden), split(target)))[0]
 
 
 def tokenizer_loss(tokenizer: Tokenizer) -> LossFn:
     """Squared error of the reconstruction, plus the quantiser's own losses.
 
     Returns:
-        (params, batch, key) -> (loss, metrics), for batches of `image` uint8 [B, H, W, C].
+        (params, batch, key, place) -> (loss, metrics), for batches of `image` uint8 [B, H, W, C].
     """
 
-    def loss_fn(params, batch, key):
-        del key
+    def loss_fn(params, batch, key, place=None):
+        del key, place
         images = batch["image"].astype(jnp.float32) / 127.5 - 1
         reconstruction, quantized = tokenizer.apply({"params": params}, images)
         mse = jnp.mean(jnp.square(reconstruction - images))

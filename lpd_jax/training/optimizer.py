@@ -27,6 +27,8 @@ class OptimizerConfig:
         b1, b2, eps: of Adam.
         weight_decay: decoupled; not on biases and norm scales.
         clip_norm: global norm that gradients are cut to; 0 leaves them.
+        accumulate: parts of a batch that are computed one after the other, to save memory; the
+            gradients are averaged before they are cut.
     """
 
     learning_rate: float = 1e-4
@@ -40,6 +42,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.02
     clip_norm: float = 3.0
+    accumulate: int = 1
 
     def __post_init__(self):
         if self.schedule not in ("constant", "cosine", "constant+cosine"):
@@ -47,6 +50,8 @@ class OptimizerConfig:
                 f"learning-rate schedule {self.schedule!r} must be 'constant', 'cosine' or "
                 "'constant+cosine'."
             )
+        if self.accumulate < 1:
+            raise InputError(f"train.accumulate={self.accumulate} must be at least 1.")
         if not self.warmup_steps < self.steps:
             raise InputError(
                 f"warm-up ({self.warmup_steps} steps) must end before training ({self.steps})."

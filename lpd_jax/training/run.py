@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lpd_jax import parallel
 from lpd_jax.checkpoint import Checkpoints, abstract_of
@@ -40,7 +41,14 @@ def prepare(
 
     shardings = parallel.shardings_of(jax.eval_shape(start, key), mesh, rules)
     step = jax.jit(
-        make_train_step(loss_fn, transformation, learning_rate(optimizer), key, ema_decay or None),
+        make_train_step(
+            loss_fn,
+            transformation,
+            learning_rate(optimizer),
+            key,
+            ema_decay or None,
+            optimizer.accumulate,
+        ),
         in_shardings=(shardings, parallel.batch_sharding(mesh)),
         out_shardings=(shardings, None),
         donate_argnums=0,
@@ -62,6 +70,7 @@ def train(
     mesh: jax.sharding.Mesh,
     rules: parallel.Rules,
     ema_decay: float = 0.0,
+    initial: Callable[[Any], Any] | None = None,
 ) -> TrainState:
     """Trains in `directory`, with checkpoints and metrics there.
 
@@ -77,6 +86,8 @@ def train(
         seed: of initialisation and of every step's draws.
         mesh, rules: devices, and how parameters lie on them.
         ema_decay: of the average of parameters; 0 keeps none.
+        initial: abstract parameters with shardings -> parameters to begin with, in place of
+            those of `init`. Not called when there is a checkpoint to go on from.
 
     Raises:
         InputError: a checkpoint is damaged, a batch does not divide among the devices, or the loss
@@ -103,5 +114,9 @@ def train(
             state, position = checkpoints.restore(abstract_of(state))
             batches.set_state(position)
             _LOG.info("%s: going on from step %d", name, int(state.step))
+        elif initial is not None:
+            params = initial(abstract_of(state.params))
+            ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+            state = state.replace(params=params, ema=ema)
         with Writer(directory, int(state.step)) as writer, parallel.use(mesh, rules):
             return fit(state, step, batches, put, loop, checkpoints, writer, name)

@@ -1,0 +1,160 @@
+"""Task `train`: what a run begins with, and what it may change on the way."""
+
+import dataclasses
+import json
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from configs import digits
+from lpd_jax import checkpoint, parallel
+from lpd_jax.checkpoint import Checkpoints
+from lpd_jax.data.codes import CodesSpec, finalize, missing_shards, write_shard
+from lpd_jax.errors import InputError
+from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.tasks import train
+from lpd_jax.trained import init_decoder, load_decoder
+from lpd_jax.weights import resize_pos_embed
+
+SPEC = CodesSpec(
+    tokenizer={"fingerprint": "of-both"},
+    grid=(8, 8),
+    codebook_size=48,
+    views=1,
+    class_names=("auk", "wren", "owl"),
+    split_sizes={"train": 40, "heldout": 16},
+)
+SMALL = DecoderConfig(
+    grid=(4, 4), vocab_size=48, num_classes=3, width=32, depth=1, heads=2, dropout=0.0
+)
+
+
+def config(**train_fields):
+    tiny = digits.get_config()
+    tiny.mesh.update(data=2, fsdp=4)
+    tiny.decoder.update(width=32, depth=1, heads=2, unroll=1)
+    tiny.train.update(
+        steps=2, batch_size=16, warmup_steps=0, decay_start=1, save_every=2, log_every=1
+    )
+    tiny.train.update(schedules=(8,), **train_fields)
+    return tiny
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A workdir with codes of 8x8 grids."""
+    rng = np.random.default_rng(0)
+    for shard in missing_shards(tmp_path / "codes", SPEC):
+        size = shard.stop - shard.start
+        codes = rng.integers(0, 48, (size, *SPEC.shape))
+        write_shard(tmp_path / "codes", SPEC, shard, codes, rng.integers(0, 3, size))
+    finalize(tmp_path / "codes", SPEC)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+    """The workdir of a decoder for 4x4 grids, and its parameters."""
+    path = tmp_path_factory.mktemp("earlier")
+    params = nn.unbox(jax.jit(lambda key: init_decoder(Decoder(SMALL), key))(jax.random.key(5)))
+    about = {
+        "kind": "decoder",
+        "config": dataclasses.asdict(SMALL),
+        "class_names": SPEC.class_names,
+        "label_drop": 0.1,
+        "tokenizer": "of-both",
+    }
+    (path / "decoder").mkdir()
+    checkpoint.save_model(path / "decoder/model", about, params)
+    return path, jax.device_get(params)
+
+
+def begun(monkeypatch):
+    """The parameters that training was handed, and where they lay (their buffers are donated)."""
+    seen = []
+    plain = train.run_training
+
+    def run_training(*args, initial, **how):
+        def watched(abstract):
+            params = initial(abstract)
+            seen.append((jax.device_get(params), jax.tree.map(lambda x: x.sharding, params)))
+            return params
+
+        return plain(*args, initial=initial and watched, **how)
+
+    monkeypatch.setattr(train, "run_training", run_training)
+    return seen
+
+
+def test_a_larger_grid_begins_with_the_parameters_of_a_smaller(workdir, earlier, monkeypatch):
+    path, theirs = earlier
+    seen = begun(monkeypatch)
+    figures = train.run(config(init_from=str(path)), workdir)
+    assert np.isfinite(list(figures.values())).all()
+
+    ((ours, shardings),) = seen
+    assert shardings["head"]["kernel"].spec == jax.sharding.PartitionSpec("fsdp", "tensor")
+    resized = resize_pos_embed(theirs["pos_embed"], (4, 4), (8, 8))
+    np.testing.assert_allclose(ours.pop("pos_embed"), resized, rtol=1e-6)
+    expected = {name: leaf for name, leaf in theirs.items() if name != "pos_embed"}
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+    settings = json.loads((workdir / "decoder/settings.json").read_text())
+    assert settings["train"]["init_from"] == str(path)
+
+
+def test_a_run_that_goes_on_does_not_begin_again(workdir, earlier, monkeypatch, tmp_path):
+    """Nor does it need what it began with; its devices and its memory may be others."""
+    path = str(earlier[0])
+    train.run(config(init_from=path), workdir)
+    (workdir / "decoder/model/model.json").unlink()
+    seen = begun(monkeypatch)
+    monkeypatch.setattr(train, "_from_model", None)
+    again = config(init_from=path, accumulate=2, loss_chunk=16)
+    again.mesh.update(data=1, fsdp=-1)
+    again.decoder.update(attention_split=False, remat="full")
+    train.run(again, workdir)
+    assert not seen
+    with Checkpoints(workdir / "decoder/checkpoints") as saved:
+        assert saved.latest == 2
+
+
+def test_decoders_that_differ_in_more_than_the_grid_are_refused(workdir, earlier):
+    wide = config(init_from=str(earlier[0] / "decoder"))
+    wide.decoder.update(width=64, heads=4)
+    with pytest.raises(InputError, match=r"blocks/qkv/kernel is \(1, 32, 3, 2, 16\), not \(1, 64"):
+        train.run(wide, workdir)
+    with pytest.raises(InputError, match="no decoder at"):
+        train.run(config(init_from=str(workdir / "none")), workdir)
+    # Nothing was made under those settings, so that the right ones are not in their way.
+    wide = config(steps=1, decay_start=0)
+    train.run(wide, workdir)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "words"),
+    [
+        ("train", "accumulate", 4, "a multiple of 32"),
+        ("train", "loss_chunk", 5, "must divide the 64 tokens"),
+        ("decoder", "attention", "cudnn", "not on cpu"),
+    ],
+)
+def test_settings_that_cannot_be_computed_are_refused(workdir, section, field, value, words):
+    wrong = config()
+    wrong[section][field] = value
+    with pytest.raises(InputError, match=words):
+        train.run(wrong, workdir)
+
+
+def test_the_finished_model_is_what_was_trained(workdir):
+    """Gradients in parts and logits in chunks end in the parameters of a plain run."""
+    train.run(config(), workdir)
+    lean = config(accumulate=2, loss_chunk=16)
+    other = workdir / "lean"
+    other.mkdir()
+    (other / "codes").symlink_to(workdir / "codes")
+    train.run(lean, other)
+    mesh = parallel.make_mesh(parallel.MeshConfig())
+    one, two = (load_decoder(p / "decoder/model", mesh)[1] for p in (workdir, other))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-4), one, two)
