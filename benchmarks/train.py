@@ -1,7 +1,7 @@
 """The training step of the decoder: speed, what bounds it, and what input and checkpoints add.
 
     python benchmarks/train.py --model=L --batch=4 --dtype=float32 --json=train.jsonl
-    python benchmarks/train.py --model=digits --batch=64 --steps=20
+    python benchmarks/train.py --model=digits --batch=64 --dropout=0 --unroll=4 --steps=50
 
 Trains on random codes from a code dataset written for it, in one process on all devices. Prints one
 JSON line (and appends it to the file of --json):
@@ -199,9 +199,9 @@ class Run:
         return metrics["loss"]
 
 
-def input_seconds(run: Run, batches, steps: int) -> float:
-    """Mean time a step waits for its batch, in a loop that keeps one step ahead of the device."""
-    waited, loss = 0.0, None
+def input_share(run: Run, batches, steps: int) -> float:
+    """Share of the time that a loop like that of training waits for its batches."""
+    begin, waited, loss = time.perf_counter(), 0.0, None
     for _ in tqdm(range(steps), desc="input", leave=False):
         start = time.perf_counter()
         batch = run.put(next(batches))
@@ -209,20 +209,28 @@ def input_seconds(run: Run, batches, steps: int) -> float:
         jax.block_until_ready(loss)
         loss = run.step(batch)
     jax.block_until_ready(loss)
-    return waited / steps
+    return waited / (time.perf_counter() - begin)
 
 
-def checkpoint_seconds(run: Run, batch, path: Path, steps: int, step_s: float) -> dict[str, float]:
-    """What a checkpoint adds to `steps` steps that begin with it; the call that starts it."""
+def checkpoint_stall(run: Run, batch, path: Path, steps: int) -> dict[str, float]:
+    """What a checkpoint adds to the steps after it, in steps; the seconds that it takes."""
     with Checkpoints(path) as checkpoints:
+        start = time.perf_counter()
+        for _ in tqdm(range(steps), desc="no checkpoint", leave=False):
+            jax.block_until_ready(run.step(batch))
+        plain = time.perf_counter() - start
         start = time.perf_counter()
         checkpoints.save(int(run.state.step), run.state, {"next_index": 0})
         call = time.perf_counter() - start
         for _ in tqdm(range(steps), desc="checkpoint", leave=False):
             jax.block_until_ready(run.step(batch))
-        added = time.perf_counter() - start - steps * step_s
+        stall = (time.perf_counter() - start - plain) / (plain / steps)
         checkpoints.wait()
-        return {"added": added, "call": call, "written": time.perf_counter() - start}
+        return {
+            "checkpoint_stall_steps": stall,
+            "checkpoint_call_s": call,
+            "checkpoint_written_s": time.perf_counter() - start,
+        }
 
 
 def measure(config: DecoderConfig, args: argparse.Namespace, directory: Path) -> dict[str, Any]:
@@ -245,12 +253,9 @@ def measure(config: DecoderConfig, args: argparse.Namespace, directory: Path) ->
         3 * sum(p.count * p.flops for p in products(config, args.batch)),
         peak_flops(config.dtype),
     )
-    usual = float(np.median(step_times))
-    waited = input_seconds(run, batches, args.steps)
-    saved = checkpoint_seconds(run, batch, directory / "checkpoints", args.steps, usual)
     return {
         "step_s": step_s,
-        "median_step_s": usual,
+        "median_step_s": float(np.median(step_times)),
         "images_per_s": args.batch / step_s,
         "products_s": sum(best.values()),
         "step_over_products": step_s / sum(best.values()),
@@ -258,12 +263,10 @@ def measure(config: DecoderConfig, args: argparse.Namespace, directory: Path) ->
         "tflop": needed / 1e12,
         "peak_tflops": peak / 1e12,
         "mfu": needed / step_s / (peak * jax.device_count()),
-        "input_share": waited / usual,
-        "checkpoint_stall_steps": saved["added"] / usual,
-        "checkpoint_call_s": saved["call"],
-        "checkpoint_written_s": saved["written"],
         "first_step_s": compile_s,
         "parameters": sum(x.size for x in jax.tree.leaves(run.state.params)),
+        "input_share": input_share(run, batches, args.steps),
+        **checkpoint_stall(run, batch, directory / "checkpoints", args.steps),
     }
 
 

@@ -119,35 +119,8 @@ def show(report: aot.Report, batch: int) -> None:
             line(kind, f"{size / 1e9:.3f} GB")
         line("host transfers", str(len(report.cost.host_transfers)))
     line("tracing", f"{report.lower_seconds:.1f} s")
-    line(
-        "compilation",
-        f"{report.compile_seconds:.1f} s",
-    )
-
-
-def verdict(report: aot.Report, config: ConfigDict) -> str | None:
-    """One sentence that says what to change, or None where nothing has to be."""
-    if report.cost is not None and report.cost.host_transfers:
-        return (
-            f"{report.name}: it waits for the host while it runs, at "
-            f"{', '.join(report.cost.host_transfers)}; take the callback out of the program."
-        )
-    if report.fits:
-        return None
-    need = (
-        f"{report.name} does not fit: {report.peak / aot.GIB:.1f} GiB of {report.limit / aot.GIB:g}"
-    )
-    state = sum(report.parts.values())
-    if state > report.limit / 2:
-        return (
-            f"{need}, parameters and optimizer alone {state / aot.GIB:.1f} on every chip; cut them "
-            "over more chips with --config.mesh.fsdp or --config.mesh.tensor."
-        )
-    if report.name == "generation":
-        return f"{need}; take a smaller --batch (sample.batch_size) or more chips."
-    if config.decoder.get("remat", "none") != "full":
-        return f"{need}; recompute activations with --config.decoder.remat=full, or shrink --batch."
-    return f"{need}; take a smaller --batch (train.batch_size) or more chips."
+    line("compilation", f"{report.compile_seconds:.1f} s")
+    line("of the CPU for it", f"{report.cpu_seconds:.1f} s")
 
 
 def main(argv: list[str]) -> int:
@@ -170,7 +143,7 @@ def main(argv: list[str]) -> int:
         program = programs[name](config, mesh)
         report = aot.check(program, chip, mesh, rules)
         show(report, program.batch)
-        sentences.append(verdict(report, config))
+        sentences.append(aot.advice(report, config.decoder.get("remat", "none")))
         if _JSON.value:
             row = {"what": name, "topology": _TOPOLOGY.value, "slices": slices}
             row |= {"mesh": dict(mesh.shape), "batch": program.batch}

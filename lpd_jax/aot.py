@@ -263,6 +263,37 @@ def check(program: Program, chip: Chip, mesh: jax.sharding.Mesh, rules: parallel
     )
 
 
+def advice(report: Report, remat: str) -> str | None:
+    """What to change, in one sentence; None where nothing has to be.
+
+    Args:
+        report: of a program.
+        remat: how the decoder was configured, see `DecoderConfig`.
+    """
+    if report.cost is not None and report.cost.host_transfers:
+        return (
+            f"{report.name} waits for the host while it runs, at "
+            f"{', '.join(report.cost.host_transfers)}; take the callback out of the program."
+        )
+    if report.fits:
+        return None
+    need = f"{report.name} does not fit, {report.peak / GIB:.1f} GiB of {report.limit / GIB:g}"
+    inputs = sum(report.parts.values())
+    if inputs > report.limit / 2:
+        return (
+            f"{need}: the parameters and what belongs to them are {inputs / GIB:.1f} on every chip;"
+            " cut them over more chips with --config.mesh.fsdp or --config.mesh.tensor."
+        )
+    if report.name == "generation":
+        return f"{need}: take a smaller --batch (sample.batch_size) or more chips."
+    if remat != "full":
+        return f"{need}: set --config.decoder.remat=full, or take a smaller --batch or more chips."
+    return (
+        f"{need}: divide the batch with --config.train.accumulate, or take a smaller --batch or "
+        "more chips."
+    )
+
+
 def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled | int:
     """The program, or the bytes that it would need where the compiler finds no room for it."""
     try:

@@ -1,0 +1,148 @@
+"""The largest batch of every published model on every TPU: writes the table of docs/pods.md.
+
+    python launch/aot_table.py             compiles what is missing, then writes the table
+    python launch/aot_table.py --write     writes the table from what is there
+
+Each compilation is a process of `aot_check.py` (minutes on one core) and leaves one JSON line, so
+that the work can be stopped and started again. The published batch comes first; where it fits, the
+next is the largest power of two (of chips) that its memory promises, where it does not, the half.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+LINES = ROOT / "benchmarks/results/aot.jsonl"
+DOCUMENT = ROOT / "docs/pods.md"
+BEGIN, END = "<!-- aot_table.py begins -->", "<!-- aot_table.py ends -->"
+GIB = 2**30
+
+# model -> config, published batch (official `scripts/train`)
+MODELS = {
+    "L 256": ("configs/lpd_256.py:L", 2048),
+    "XL 256": ("configs/lpd_256.py:XL", 1024),
+    "XXL 256": ("configs/lpd_256.py:XXL", 1024),
+    "L 512": ("configs/lpd_512.py:L", 512),
+    "XL 512": ("configs/lpd_512.py:XL", 256),
+}
+TOPOLOGIES = ("v5e:16x16", "v5p:4x4x4", "v6e:16x16", "v4:4x4x4")
+SETTINGS = ("--config.mesh.fsdp=16", "--config.decoder.remat=full")
+
+
+def cells() -> list[tuple[str, str]]:
+    """(model, topology), the largest models first: what may not fit is what people ask about."""
+    return [(model, topology) for model in reversed(MODELS) for topology in TOPOLOGIES]
+
+
+def next_batch(rows: list[dict[str, Any]], published: int, chips: int) -> int | None:
+    """The batch to compile next for a cell, given its rows; None when the largest is known.
+
+    Args:
+        rows: of the cell; `fits`, `batch`, `peak`, `temporary` and `limit` are used.
+        published: the first batch.
+        chips: least batch.
+    """
+    tried = {row["batch"]: row for row in rows}
+    if not tried:
+        return max(published, chips)
+    fitting = [batch for batch, row in tried.items() if row["fits"]]
+    if not fitting:
+        half = min(tried) // 2
+        return half if half >= chips else None
+    best = max(fitting)
+    row = tried[best]
+    # Temporaries grow with the batch, nothing else does.
+    room = (row["limit"] - row["peak"] + row["temporary"]) / row["temporary"]
+    promised = best * 2 ** int(math.log2(room))
+    while promised > best:
+        if promised not in tried:
+            return promised
+        promised //= 2
+    return None
+
+
+def measure(model: str, topology: str, batch: int) -> dict[str, Any]:
+    """One row, from a process of its own.
+
+    Raises:
+        SystemExit: the check itself failed; its output says why.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "row.jsonl"
+        command = [sys.executable, str(ROOT / "launch/aot_check.py"), "--what=train"]
+        command += [f"--config={MODELS[model][0]}", f"--topology={topology}", f"--batch={batch}"]
+        command += [f"--json={file}", *SETTINGS]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if not file.is_file():
+            sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+        return {"model": model, **json.loads(file.read_text())}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: one line per cell that has a fitting batch or none left to try."""
+    heads = ("model, px", "slice", "batch", "published", "memory, GiB", "TFLOP")
+    heads += ("all-gather", "reduce", "other")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for model in MODELS:
+        for topology in TOPOLOGIES:
+            own = [r for r in rows if (r["model"], r["topology"]) == (model, topology)]
+            fitting = [row for row in own if row["fits"]]
+            if not own:
+                continue
+            published = MODELS[model][1]
+            fits = any(row["batch"] >= published for row in fitting)
+            mark = f"{published} {'fits' if fits else 'does not fit'}"
+            cells = [model.replace(" ", ", "), topology]
+            if not fitting:
+                lines.append(f"| {' | '.join([*cells, 'none', mark, *['-'] * 5])} |")
+                continue
+            best = max(fitting, key=lambda row: row["batch"])
+            moved = dict(best["cost"]["collective_bytes"])
+            reduced = moved.pop("all-reduce", 0) + moved.pop("reduce-scatter", 0)
+            gathered = moved.pop("all-gather", 0)
+            cells += [str(best["batch"]), mark]
+            cells += [f"{best['peak'] / GIB:.1f} of {best['limit'] / GIB:g}"]
+            cells += [f"{best['cost']['flops'] / 1e12:.1f}"]
+            cells += [f"{size / 1e9:.2f} GB" for size in (gathered, reduced, sum(moved.values()))]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Puts the table between its marks in the document."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="compile nothing")
+    write_only = parser.parse_args().write
+    rows = [json.loads(line) for line in LINES.open()] if LINES.is_file() else []
+    LINES.parent.mkdir(exist_ok=True)
+    for model, topology in tqdm(cells(), unit="cell", disable=write_only):
+        chips = math.prod(int(size) for size in topology.partition(":")[2].split("x"))
+        while not write_only:
+            own = [r for r in rows if (r["model"], r["topology"]) == (model, topology)]
+            batch = next_batch(own, MODELS[model][1], chips)
+            if batch is None:
+                break
+            rows.append(measure(model, topology, batch))
+            with LINES.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    write(rows)
+
+
+if __name__ == "__main__":
+    main()
