@@ -182,6 +182,18 @@ class Block(nn.Module):
         return x, (key[:, :, :num_kept], value[:, :, :num_kept]) if num_kept else None
 
 
+@functools.partial(jax.jit, static_argnames=("config", "num_kept", "deterministic"))
+def _block(config, params, x, cache, visible, cache_visible, num_kept, deterministic):
+    return Block(config, parent=None).apply(
+        {"params": params}, x, cache, visible, cache_visible, num_kept, deterministic
+    )
+
+
+def _once(block: Block):
+    """A bound block as a function that is traced once for all layers of a decoder."""
+    return functools.partial(_block, block.config, block.variables["params"])
+
+
 _REMAT_POLICY = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
@@ -285,7 +297,8 @@ class Decoder(nn.Module):
         else:
             kept = []
             for block, own in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
-                x, new = block(x, own, *rest)
+                run = block if self.is_initializing() or train else _once(block)
+                x, new = run(x, own, *rest)
                 kept.append(new)
             kept = tuple(kept) if keep else None
         return self.norm(x[:, num_context:]), kept
