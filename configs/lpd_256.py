@@ -8,10 +8,14 @@ Sampling from converted weights (see `convert`) with the settings of the publish
 Expected (paper, 50,000 images, one A100 in bfloat16): L 20 steps FID 2.40, IS 284.5; XL 2.10,
 326.7; XXL 2.00, 337.6. With 32 steps (`:L-32`, `:XL-32`): L 2.29, 282.7; XL 1.92, 319.4.
 
-Training from scratch, on codes of the LlamaGen tokenizer (L on 32 devices as published):
+Training from scratch, on codes of the LlamaGen tokenizer (as published: L and XL 450 epochs, batch
+2048 and 1024), on one machine, on a Slurm cluster, or on a TPU slice (`docs/pods.md`):
 
-    python -m lpd_jax encode --config=configs/lpd_256.py:L --workdir=runs/l --config.data.path=...
-    python -m lpd_jax train --config=configs/lpd_256.py:L --workdir=runs/l
+    python -m lpd_jax encode --config=configs/lpd_256.py:L --workdir=/data/l --config.data.path=...
+    bash launch/gpu_node.sh train --config=configs/lpd_256.py:L --workdir=/data/l
+    sbatch --nodes=4 launch/slurm.sbatch train --config=configs/lpd_256.py:L --workdir=/data/l
+    bash launch/tpu_pod.sh train --config=configs/lpd_256.py:XXL --workdir=/data/xxl \\
+        --config.mesh.fsdp=16 --config.decoder.remat=full
 
 Sources: official `scripts/train`, `scripts/eval`; paper sections 4.1 and appendix.
 """

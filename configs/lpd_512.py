@@ -6,7 +6,14 @@ Sampling from converted weights:
         --config.checkpoint=weights/lpd_l_512
 
 Expected (paper, 50,000 images, 48 steps, one A100 in bfloat16): L FID 2.54, IS 292.2; XL 2.10,
-326.0. Trained for 50 epochs from the 256 px model, its position embedding resized to 32x32.
+326.0.
+
+Trained as published for 50 epochs from the 256 px model, its position embedding resized to 32x32:
+
+    python -m lpd_jax encode --config=configs/lpd_512.py:L --workdir=/data/l512 \\
+        --config.data.path=...
+    sbatch --nodes=4 launch/slurm.sbatch train --config=configs/lpd_512.py:L --workdir=/data/l512 \\
+        --config.train.init_from=/data/l
 
 Sources: official `scripts/train`, `scripts/eval`.
 """
