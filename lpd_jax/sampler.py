@@ -249,9 +249,8 @@ class Sampler:
     ) -> Edits:
         """Generates the masked cells of images anew, in view of the others: one compiled program.
 
-        The other cells keep their codes. Their pixels go through the tokenizer, which loses some
-        detail; `keep_pixels` puts the given ones back. Images run together with those that have as
-        many masked cells: that number is compiled in, where the cells are is not.
+        The other cells keep their codes; their pixels go through the tokenizer, which loses some
+        detail. How many cells are masked is compiled in, where they are is not.
 
         Args:
             images: uint8 [B, H, W, 3] of `image_size`.
@@ -288,11 +287,10 @@ class Sampler:
             part = self._in_batches(rows, batch_size, run, f"edit {count} cells" * progress)
             parts.append((rows, sizes, part))
         edits = join_edits(parts, grid)
-        if not keep_pixels:
-            return edits
-        return dataclasses.replace(
-            edits, images=pictures.paste(images, edits.images, edits.step_map >= 0)
-        )
+        if keep_pixels:
+            pasted = pictures.paste(images, edits.images, edits.step_map >= 0)
+            edits = dataclasses.replace(edits, images=pasted)
+        return edits
 
     def _in_batches(
         self,
