@@ -7,8 +7,10 @@ wants to find in the environment before jax is imported is in `launch/aot_check.
 import dataclasses
 import math
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -233,7 +235,7 @@ def check(program: Program, chip: Chip, mesh: jax.sharding.Mesh, rules: parallel
     with parallel.use(mesh, rules):
         lowered = program.function.lower(*program.args)
         middle, cpu = time.perf_counter(), time.process_time()
-        compiled = _compile(lowered)
+        compiled, text = _compile(lowered)
     report = Report(
         name=program.name,
         fits=False,
@@ -259,7 +261,7 @@ def check(program: Program, chip: Chip, mesh: jax.sharding.Mesh, rules: parallel
         peak=peak,
         temporary=temporary,
         code=code,
-        cost=hlo.cost(compiled.as_text()),
+        cost=hlo.cost(text),
     )
 
 
@@ -294,17 +296,24 @@ def advice(report: Report, remat: str) -> str | None:
     )
 
 
-def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled | int:
-    """The program, or the bytes that it would need where the compiler finds no room for it."""
-    try:
-        return lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        amount = r"([\d.]+)([KMGT])"
-        found = re.search(rf"\({amount}\) exceeds|Used {amount}", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or found is None:
-            raise
-        number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
-        return round(float(number) * 1024 ** (1 + "KMGT".index(unit)))
+def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled | int, str]:
+    """The program, or the bytes that it would need where the compiler finds no room; its HLO.
+
+    The HLO is what the compiler dumps: `compiled.as_text()` goes through a protobuf that jax's own
+    parser refuses for v5p and v6e (libtpu is newer there than jaxlib).
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            compiled = lowered.compile({"xla_dump_to": directory, "xla_dump_hlo_as_text": True})
+        except jax.errors.JaxRuntimeError as error:
+            amount = r"([\d.]+)([KMGT])"
+            found = re.search(rf"\({amount}\) exceeds|Used {amount}", str(error))
+            if "RESOURCE_EXHAUSTED" not in str(error) or found is None:
+                raise
+            number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
+            return round(float(number) * 1024 ** (1 + "KMGT".index(unit))), ""
+        files = Path(directory).glob("*.after_optimizations.txt")
+        return compiled, max(files, key=lambda file: file.stat().st_size).read_text()
 
 
 def _bytes_per_device(tree: Any) -> int:

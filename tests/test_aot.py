@@ -52,7 +52,7 @@ class _NoRoom:
     def lower(self, *_):
         return self
 
-    def compile(self):
+    def compile(self, options):
         raise jax.errors.JaxRuntimeError(self.message)
 
 
