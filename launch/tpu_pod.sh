@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # One task on all hosts of a Cloud TPU slice, from your own machine.
 #   bash launch/tpu_pod.sh setup                            copies this commit and installs it
-#   bash launch/tpu_pod.sh train --config=configs/lpd_256.py:XXL --workdir=/mnt/lpd/xxl
-# TPU_NAME and ZONE say which slice, PROJECT whose (gcloud's default). The workdir is on storage that
-# all hosts mount. Output comes back here; exit code 75 means stopped and saved, run it again.
+#   bash launch/tpu_pod.sh train --config=configs/lpd_256.py:XXL --workdir=gs://bucket/xxl
+# TPU_NAME and ZONE say which slice, PROJECT whose (gcloud's default). The workdir is in a bucket that
+# the slice's service account may write, or on storage that all hosts mount. Output comes back here;
+# exit code 75 means stopped and saved, run it again.
 # DRY_RUN=1 prints the commands instead.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -35,7 +36,7 @@ if [[ $1 == setup ]]; then
   trap 'rm -r "$(dirname "$archive")"' EXIT
   run git archive --format=tar.gz --output="$archive" HEAD
   run gcloud compute tpus tpu-vm scp "$archive" "$TPU_NAME:lpd_jax.tar.gz" "${where[@]}"
-  on_hosts 'mkdir -p lpd_jax && tar -xzf lpd_jax.tar.gz -C lpd_jax && source lpd_jax/launch/install.sh tpu'
+  on_hosts 'mkdir -p lpd_jax && tar -xzf lpd_jax.tar.gz -C lpd_jax && source lpd_jax/launch/install.sh tpu,gcs'
 else
   # The hosts find each other through the metadata server of the TPU VM.
   on_hosts "cd lpd_jax && .venv/bin/python -m lpd_jax $(printf '%q ' "$@")--coordinator=auto"

@@ -35,13 +35,15 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from lpd_jax import distributed, tasks
+from lpd_jax import distributed, storage, tasks
 from lpd_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; fields are set by --config.section.field=value.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory that the task reads and writes.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory that the task reads and writes; gs://bucket/..."
+)
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Directory of the models to use, if not the workdir: config.checkpoint."
 )
@@ -70,13 +72,10 @@ def main(argv: list[str]) -> None:
             raise InputError(
                 f"--{name} is missing; try --config=configs/digits.py --workdir=runs/digits."
             )
-    if "://" in _WORKDIR.value:
-        raise InputError(
-            f"--workdir={_WORKDIR.value} is no directory; mount the bucket on every host (Cloud "
-            "Storage FUSE) and give the path of the mount."
-        )
     if _CHECKPOINT.value is not None:
         _CONFIG.value.checkpoint = _CHECKPOINT.value
+    for where in filter(None, (_WORKDIR.value, _CONFIG.value.get("checkpoint"))):
+        storage.check(where)
     # Orbax tells at INFO what it does; ours are the only messages of that level people ask for.
     if not flags.FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)

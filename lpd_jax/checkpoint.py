@@ -2,13 +2,13 @@
 
 A *model directory* is what sampling needs and nothing else: `model.json` (kind and shape of the
 network, and what it was trained on) beside `params/`. Training writes one at its end, conversion
-of PyTorch weights writes the same.
+of PyTorch weights writes the same. Directories may be in a bucket, see `lpd_jax.storage`.
 """
 
 import hashlib
 import json
+import pathlib
 import shutil
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from lpd_jax import distributed
+from lpd_jax import distributed, storage
 from lpd_jax.errors import InputError
 
 _KEEP = ocp.training.preservation_policies
@@ -37,12 +37,12 @@ class Checkpoints:
 
     def __init__(
         self,
-        path: Path,
+        path: storage.Where,
         keep: int = 2,
         keep_every: int | None = None,
         about: dict[str, Any] | None = None,
     ):
-        self.path = Path(path).absolute()
+        self.path = storage.absolute(path)
         policies = [_KEEP.LatestN(keep)]
         if keep_every:
             policies.append(_KEEP.EveryNSteps(keep_every))
@@ -95,9 +95,9 @@ class Checkpoints:
         # Orbax and TensorStore report damage through many types.
         except Exception as error:
             raise InputError(
-                f"the checkpoint of step {step} in {self.path} cannot be read ({_brief(error)}); "
-                "delete that step's directory to go on from the one before, or the whole "
-                "directory to start anew."
+                f"the checkpoint of step {step} in {self.path} cannot be read "
+                f"({storage.brief(error)}); delete that step's directory to go on from the one "
+                "before, or the whole directory to start anew."
             ) from error
         return restored["state"], restored["position"]
 
@@ -107,24 +107,30 @@ def abstract_of(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def save_model(path: Path, about: dict[str, Any], params: Any) -> None:
+def save_model(path: storage.Where, about: dict[str, Any], params: Any) -> None:
     """Writes a model directory, whole or not at all; an older one is replaced at the end.
 
-    Every process calls it, each with its part of `params`.
+    Every process calls it, each with its part of `params`. A bucket cannot rename directories:
+    there an older model goes first, and `model.json`, written last, says that the new one is whole.
     """
-    path = Path(path).absolute()
-    partial = path.with_name(path.name + ".partial")
+    path = storage.absolute(path)
+    bucket = storage.in_bucket(path)
+    partial = path if bucket else path.with_name(path.name + ".partial")
     with distributed.first_process_first("save_model"):
         if jax.process_index() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-    ocp.save(partial / "params", params)
+            if bucket:
+                (path / "model.json").unlink(missing_ok=True)
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
+    ocp.save(partial / "params", params, overwrite=bucket)
     with distributed.first_process_first("save_model.json"):
         if jax.process_index() == 0:
-            (partial / "model.json").write_text(json.dumps(about, indent=2) + "\n")
-            _replace(path, partial)
+            storage.write_text(partial / "model.json", json.dumps(about, indent=2) + "\n")
+            if not bucket:
+                _replace(path, partial)
 
 
-def _replace(path: Path, partial: Path) -> None:
+def _replace(path: pathlib.Path, partial: pathlib.Path) -> None:
     if path.exists():
         old = path.with_name(path.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
@@ -135,13 +141,13 @@ def _replace(path: Path, partial: Path) -> None:
         partial.rename(path)
 
 
-def read_model_json(path: Path, kind: str) -> dict[str, Any]:
+def read_model_json(path: storage.Where, kind: str) -> dict[str, Any]:
     """`model.json` of a model directory that must hold a model of this kind.
 
     Raises:
         InputError: there is none, or it is of another kind, or it is damaged.
     """
-    file = Path(path) / "model.json"
+    file = storage.path(path) / "model.json"
     if not file.is_file():
         raise InputError(
             f"there is no {kind} at {path} (no model.json); train or convert one first, or give "
@@ -156,7 +162,7 @@ def read_model_json(path: Path, kind: str) -> dict[str, Any]:
     return about
 
 
-def load_params(path: Path, abstract: Any, shardings: Any) -> Any:
+def load_params(path: storage.Where, abstract: Any, shardings: Any) -> Any:
     """Parameters of a model directory.
 
     Args:
@@ -167,7 +173,7 @@ def load_params(path: Path, abstract: Any, shardings: Any) -> Any:
     Raises:
         InputError: the parameters are damaged, incomplete or of another shape.
     """
-    path = Path(path).absolute()
+    path = storage.absolute(path)
     abstract = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         nn.unbox(abstract),
@@ -178,8 +184,8 @@ def load_params(path: Path, abstract: Any, shardings: Any) -> Any:
     # Orbax and TensorStore report damage through many types.
     except Exception as error:
         raise InputError(
-            f"the parameters in {path} cannot be read ({_brief(error)}); they are truncated or "
-            "belong to another model: write them again."
+            f"the parameters in {path} cannot be read ({storage.brief(error)}); they are "
+            "truncated or belong to another model: write them again."
         ) from error
 
 
@@ -190,8 +196,3 @@ def fingerprint(about: dict[str, Any], params: Any) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _brief(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}"

@@ -3,14 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from lpd_jax import distributed, parallel
+from lpd_jax import distributed, parallel, storage
 from lpd_jax.data.pipeline import to_unit
 from lpd_jax.errors import InputError
 from lpd_jax.generation import editing, groups
@@ -62,7 +61,7 @@ class Sampler:
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: storage.Where,
         mesh: jax.sharding.Mesh | None = None,
         rules: parallel.Rules = parallel.RULES,
         dtype: str | None = None,
@@ -71,7 +70,7 @@ class Sampler:
         """The models in `path/decoder/model` and `path/tokenizer/model`.
 
         Args:
-            path: a workdir in which they were trained or converted.
+            path: a workdir in which they were trained or converted; gs://bucket/... too.
             mesh, rules: devices (all by default), and how parameters lie on them.
             dtype: of the decoder's matrix products; what it was trained or converted with by
                 default.
@@ -82,7 +81,7 @@ class Sampler:
             InputError: one is absent or damaged, or they do not belong together.
         """
         mesh = mesh or parallel.make_mesh(parallel.MeshConfig())
-        path = Path(path)
+        path = storage.path(path)
         decoder, decoder_params, about = load_decoder(path / "decoder/model", mesh, rules)
         tokenizer, tokenizer_params, found = load_tokenizer(path / "tokenizer/model", mesh)
         if about["tokenizer"] != found["fingerprint"]:

@@ -1,14 +1,13 @@
 """Trained networks: from a model directory to a module and its parameters on the devices."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lpd_jax import checkpoint, parallel
+from lpd_jax import checkpoint, parallel, storage
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 
@@ -25,7 +24,9 @@ def init_decoder(network: Decoder, key: jax.Array) -> Any:
     return network.init(key, tokens, tokens[:, 0], tokens, tokens)["params"]
 
 
-def load_tokenizer(path: Path, mesh: jax.sharding.Mesh) -> tuple[Tokenizer, Any, dict[str, Any]]:
+def load_tokenizer(
+    path: storage.Where, mesh: jax.sharding.Mesh
+) -> tuple[Tokenizer, Any, dict[str, Any]]:
     """Network, parameters (whole on every device) and what `model.json` says.
 
     Raises:
@@ -39,7 +40,7 @@ def load_tokenizer(path: Path, mesh: jax.sharding.Mesh) -> tuple[Tokenizer, Any,
 
 
 def load_decoder(
-    path: Path, mesh: jax.sharding.Mesh, rules: parallel.Rules = parallel.RULES
+    path: storage.Where, mesh: jax.sharding.Mesh, rules: parallel.Rules = parallel.RULES
 ) -> tuple[Decoder, Any, dict[str, Any]]:
     """Network, parameters (sharded by the rules) and what `model.json` says.
 

@@ -2,23 +2,24 @@
 
 Written shard by shard, each complete or absent, by any number of processes; readable by
 `tfds.builder_from_directory(path).as_data_source(split)`; TensorFlow is never imported. The
-dataset's metadata names the tokenizer, so that codes of another one are refused.
+dataset's metadata names the tokenizer, so that codes of another one are refused. In a bucket, the
+files are written and read one by one through local copies, as ArrayRecord knows no buckets.
 
 M images of a split, V views of each (plain, or plain and flipped), N tokens = h * w.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
-import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from lpd_jax import storage
 from lpd_jax.errors import InputError
 
 SPEC_FILE = "spec.json"
@@ -88,13 +89,13 @@ class Shard:
         return f"codes-{self.split}.array_record-{self.number:05d}-of-{self.count:05d}"
 
 
-def missing_shards(path: str | Path, spec: CodesSpec) -> list[Shard]:
+def missing_shards(path: storage.Where, spec: CodesSpec) -> list[Shard]:
     """Starts the dataset at `path`, or resumes it: the files still to be written.
 
     Raises:
         InputError: `path` holds the codes of another dataset or tokenizer.
     """
-    path = Path(path)
+    path = storage.path(path)
     record, wanted = path / SPEC_FILE, _to_json(spec)
     if record.exists():
         if (found := json.loads(record.read_text())) != json.loads(wanted):
@@ -104,15 +105,13 @@ def missing_shards(path: str | Path, spec: CodesSpec) -> list[Shard]:
                 "choose another directory."
             )
     else:
-        path.mkdir(parents=True, exist_ok=True)
-        partial = path / f".{SPEC_FILE}-{os.getpid()}"
-        partial.write_text(wanted)
-        partial.rename(record)
-    return [shard for shard in spec.shards() if not (path / shard.filename).exists()]
+        storage.write_text(record, wanted)
+    present = {file.name for file in path.iterdir()}
+    return [shard for shard in spec.shards() if shard.filename not in present]
 
 
 def write_shard(
-    path: str | Path, spec: CodesSpec, shard: Shard, codes: np.ndarray, labels: np.ndarray
+    path: storage.Where, spec: CodesSpec, shard: Shard, codes: np.ndarray, labels: np.ndarray
 ) -> None:
     """Writes one file; it appears under its name only when it is complete.
 
@@ -127,27 +126,25 @@ def write_shard(
     codes = np.asarray(codes).astype(features["codes"].np_dtype)
     if codes.shape != (shard.stop - shard.start, *spec.shape):
         raise ValueError(f"{codes.shape=} does not fit {shard} of {spec.shape=}")
-    final = Path(path) / shard.filename
-    partial = final.with_name(f".{final.name}-{os.getpid()}")
-    # One record per group, which is what random access needs.
-    writer = ArrayRecordWriter(str(partial), "group_size:1")
-    for index, code, label in zip(
-        range(shard.start, shard.stop), codes, np.asarray(labels), strict=True
-    ):
-        writer.write(
-            features.serialize_example({"codes": code, "label": int(label), "index": index})
-        )
-    writer.close()
-    partial.rename(final)
+    with storage.whole(storage.path(path) / shard.filename) as file:
+        # One record per group, which is what random access needs.
+        writer = ArrayRecordWriter(str(file), "group_size:1")
+        for index, code, label in zip(
+            range(shard.start, shard.stop), codes, np.asarray(labels), strict=True
+        ):
+            writer.write(
+                features.serialize_example({"codes": code, "label": int(label), "index": index})
+            )
+        writer.close()
 
 
-def finalize(path: str | Path, spec: CodesSpec) -> None:
+def finalize(path: storage.Where, spec: CodesSpec) -> None:
     """Writes the TFDS metadata that makes the directory readable. Idempotent.
 
     Raises:
         InputError: files are still missing.
     """
-    path = Path(path)
+    path = storage.path(path)
     if missing := missing_shards(path, spec):
         raise InputError(
             f"{path} lacks {len(missing)} of {len(spec.shards())} files; run encode again to "
@@ -166,7 +163,7 @@ def finalize(path: str | Path, spec: CodesSpec) -> None:
     )
 
 
-def read_spec(path: str | Path, expect_tokenizer: Mapping[str, Any] | None = None) -> CodesSpec:
+def read_spec(path: storage.Where, expect_tokenizer: Mapping[str, Any] | None = None) -> CodesSpec:
     """What the finished dataset at `path` holds.
 
     Raises:
@@ -198,21 +195,22 @@ class CodesSource:
     "index": int64}`. About 25 us a record; `load_codes` is faster where memory allows.
 
     Raises:
-        InputError: as `read_spec`; the split does not exist; a file is missing or truncated.
+        InputError: as `read_spec`; the split does not exist; a file is missing or truncated; the
+            dataset is in a bucket.
     """
 
     def __init__(
-        self, path: str | Path, split: str, expect_tokenizer: Mapping[str, Any] | None = None
+        self, path: storage.Where, split: str, expect_tokenizer: Mapping[str, Any] | None = None
     ):
-        self.spec = read_spec(path, expect_tokenizer)
-        if split not in self.spec.split_sizes:
+        if storage.in_bucket(path):
             raise InputError(
-                f"The codes at {path} have no split {split!r}; choose one of "
-                f"{', '.join(self.spec.split_sizes)}."
+                f"{path} cannot be read at random; copy the dataset to a local disk, or read it "
+                "whole with load_codes."
             )
-        for shard in self.spec.shards():
-            if shard.split == split:
-                _check_shard(Path(path) / shard.filename, shard)
+        self.spec, shards = _spec_of_split(path, split, expect_tokenizer)
+        for shard in shards:
+            with _open(storage.path(path) / shard.filename, shard):
+                pass
         self.class_names = self.spec.class_names
         self._records = _builder(path).as_data_source(split=split)
 
@@ -230,61 +228,84 @@ class CodesSource:
 
 
 def load_codes(
-    path: str | Path, split: str, expect_tokenizer: Mapping[str, Any] | None = None
+    path: storage.Where, split: str, expect_tokenizer: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
     """A whole split in memory: `codes` int32 [M, V, N], `label` int32 [M], `index` int64 [M].
 
-    `lpd_jax.data.sources.Arrays` makes a Grain source of it. Raises as `CodesSource`.
+    `lpd_jax.data.sources.Arrays` makes a Grain source of it.
+
+    Raises:
+        InputError: as `read_spec`; the split does not exist; a file is missing or truncated.
     """
-    source = CodesSource(path, split, expect_tokenizer)
+    spec, shards = _spec_of_split(path, split, expect_tokenizer)
+    features, size = spec.features, spec.split_sizes[split]
     arrays = {
-        "codes": np.empty((len(source), *source.spec.shape), np.int32),
-        "label": np.empty(len(source), np.int32),
-        "index": np.empty(len(source), np.int64),
+        "codes": np.empty((size, *spec.shape), np.int32),
+        "label": np.empty(size, np.int32),
+        "index": np.empty(size, np.int64),
     }
-    for start in range(0, len(source), 4_096):
-        stop = min(start + 4_096, len(source))
-        for row, record in enumerate(source.__getitems__(list(range(start, stop))), start):
-            for name, array in arrays.items():
-                array[row] = record[name]
+    for shard in shards:
+        with _open(storage.path(path) / shard.filename, shard) as reader:
+            for start in range(0, shard.stop - shard.start, 4_096):
+                stop = min(start + 4_096, shard.stop - shard.start)
+                for row, record in enumerate(reader.read(start, stop), shard.start + start):
+                    values = _unpack(features.deserialize_example_np(record))
+                    for name, array in arrays.items():
+                        array[row] = values[name]
     return arrays
+
+
+def _spec_of_split(
+    path: storage.Where, split: str, expect_tokenizer: Mapping[str, Any] | None
+) -> tuple[CodesSpec, list[Shard]]:
+    spec = read_spec(path, expect_tokenizer)
+    if split not in spec.split_sizes:
+        raise InputError(
+            f"The codes at {path} have no split {split!r}; choose one of "
+            f"{', '.join(spec.split_sizes)}."
+        )
+    return spec, [shard for shard in spec.shards() if shard.split == split]
 
 
 def _to_json(spec: CodesSpec) -> str:
     return json.dumps(dataclasses.asdict(spec), indent=1, sort_keys=True)
 
 
-def _split_info(path: Path, split: str, shards: list[Shard]) -> tfds.core.SplitInfo:
+def _split_info(path: storage.Path, split: str, shards: list[Shard]) -> tfds.core.SplitInfo:
     return tfds.core.SplitInfo(
         name=split,
         shard_lengths=[shard.stop - shard.start for shard in shards],
-        num_bytes=sum((path / shard.filename).stat().st_size for shard in shards),
+        num_bytes=sum(storage.size(path / shard.filename) for shard in shards),
         filename_template=tfds.core.ShardedFileTemplate(
             data_dir=path, dataset_name="codes", split=split, filetype_suffix="array_record"
         ),
     )
 
 
-def _builder(path: str | Path) -> tfds.core.DatasetBuilder:
+def _builder(path: storage.Where) -> tfds.core.DatasetBuilder:
+    path = storage.path(path)
     try:
         return tfds.builder_from_directory(path)
     except (OSError, ValueError) as error:
-        state = "unfinished" if (Path(path) / SPEC_FILE).exists() else "absent"
+        state = "unfinished" if (path / SPEC_FILE).exists() else "absent"
         raise InputError(
             f"The code dataset at {path} is {state}; run encode to write it."
         ) from error
 
 
-def _check_shard(file: Path, shard: Shard) -> None:
-    """A damaged file has no readable footer and counts as 0 records."""
-    try:
-        reader = ArrayRecordReader(str(file))
-        records = reader.num_records()
-        reader.close()
-    except (OSError, RuntimeError, ValueError):
-        records = 0
-    if records != shard.stop - shard.start:
-        raise InputError(f"{file} is missing or truncated; remove it and run encode again.")
+@contextlib.contextmanager
+def _open(file: storage.Path, shard: Shard) -> Iterator[ArrayRecordReader]:
+    """A reader of a whole file. A damaged one has no readable footer and counts as 0 records."""
+    with contextlib.ExitStack() as stack:
+        try:
+            reader = ArrayRecordReader(str(stack.enter_context(storage.local(file))))
+            records = reader.num_records()
+        except (OSError, RuntimeError, ValueError):
+            records = 0
+        if records != shard.stop - shard.start:
+            raise InputError(f"{file} is missing or truncated; remove it and run encode again.")
+        stack.callback(reader.close)  # not before: it raises for a damaged file
+        yield reader
 
 
 def _unpack(record: dict[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,7 @@ class Folder:
 
     def __init__(self, path: str | Path, split: str, size: int):
         _check_split(split)
+        _check_local(path)
         root = Path(path).expanduser()
         if not root.is_dir():
             raise InputError(
@@ -133,6 +134,7 @@ class TfdsImages:
 
     def __init__(self, path: str | Path, split: str, size: int):
         _check_split(split)
+        _check_local(path)
         builder = _tfds_builder(path)
         features, splits = builder.info.features, list(builder.info.splits)
         if not {"image", "label"} <= set(features):
@@ -174,6 +176,14 @@ class TfdsImages:
 def _check_split(split: str) -> None:
     if split not in SPLITS:
         raise InputError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+
+
+def _check_local(path: str | Path) -> None:
+    if "://" in str(path):
+        raise InputError(
+            f"data.path={path} is not on a local disk, where images are read from; copy it there, "
+            "or mount the bucket (Cloud Storage FUSE) and give the path of the mount."
+        )
 
 
 def _digit_rows(target: np.ndarray, split: str) -> np.ndarray:

@@ -4,9 +4,11 @@ import base64
 import html
 import json
 import os
+import pathlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
+
+from lpd_jax import storage
 
 MEANINGS = {
     "tokenizer.psnr_db": "held-out images after encode and decode, dB (higher is better)",
@@ -30,8 +32,8 @@ STYLE = (
 
 
 def write_report(
-    directory: str | Path, report: Mapping[str, Any], pictures: Mapping[str, Path]
-) -> Path:
+    directory: storage.Where, report: Mapping[str, Any], pictures: Mapping[str, storage.Path]
+) -> storage.Path:
     """Writes `report.json`, `report.md` and `report.html` (self-contained) into `directory`.
 
     Args:
@@ -42,8 +44,7 @@ def write_report(
     Returns:
         Path of the HTML page.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = storage.path(directory)
     page = directory / "report.html"
     files = {
         directory / "report.json": json.dumps(report, indent=2) + "\n",
@@ -51,9 +52,7 @@ def write_report(
         page: _html(report, pictures),
     }
     for file, text in files.items():
-        partial = file.with_name(f".{file.name}")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
+        storage.write_text(file, text)
     return page
 
 
@@ -83,16 +82,18 @@ def _rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [(key, _show(value), MEANINGS.get(key, "")) for key, value in _flat(report)]
 
 
-def _markdown(report: Mapping[str, Any], pictures: Mapping[str, Path], directory: Path) -> str:
+def _markdown(
+    report: Mapping[str, Any], pictures: Mapping[str, storage.Path], directory: storage.Path
+) -> str:
     lines = ["# Report", "", "| figure | value | meaning |", "|---|---:|---|"]
     lines += [f"| `{key}` | {value} | {meaning} |" for key, value, meaning in _rows(report)]
     for caption, file in pictures.items():
-        link = Path(os.path.relpath(file, directory)).as_posix().replace(" ", "%20")
+        link = pathlib.Path(os.path.relpath(file, directory)).as_posix().replace(" ", "%20")
         lines += ["", f"## {caption}", "", f"![{caption}]({link})"]
     return "\n".join(lines) + "\n"
 
 
-def _html(report: Mapping[str, Any], pictures: Mapping[str, Path]) -> str:
+def _html(report: Mapping[str, Any], pictures: Mapping[str, storage.Path]) -> str:
     cells = (map(html.escape, row) for row in _rows(report))
     rows = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>\n" for row in cells)
     figures = "".join(
@@ -107,6 +108,6 @@ def _html(report: Mapping[str, Any], pictures: Mapping[str, Path]) -> str:
     )
 
 
-def _embed(file: Path) -> str:
-    kind = Path(file).suffix.lstrip(".").lower()
-    return f"data:image/{kind};base64,{base64.b64encode(Path(file).read_bytes()).decode()}"
+def _embed(file: storage.Path) -> str:
+    kind = file.suffix.lstrip(".").lower()
+    return f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"

@@ -5,13 +5,13 @@ Orders map generation position → raster (row-major) index. Group sizes are sta
 """
 
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from lpd_jax import storage
 from lpd_jax.errors import InputError
 from lpd_jax.generation.groups import check_group_sizes, step_of
 
@@ -67,19 +67,19 @@ class Schedule:
         return self
 
 
-def write_orders(path: str | Path, orders: np.ndarray) -> None:
+def write_orders(path: storage.Where, orders: np.ndarray) -> None:
     """Writes int[B, N] orders as the official JSON: one list of raster indices per image."""
-    Path(path).write_text(json.dumps(np.asarray(orders).tolist()))
+    storage.write_text(path, json.dumps(np.asarray(orders).tolist()))
 
 
-def read_orders(path: str | Path) -> np.ndarray:
+def read_orders(path: storage.Where) -> np.ndarray:
     """Orders of an official JSON file (or ours): int32[B, N].
 
     Raises:
       InputError: no such file, not JSON, lists of different lengths, or a list that is not a
         permutation of 0..N-1.
     """
-    path = Path(path)
+    path = storage.path(path)
     if not path.is_file():
         raise InputError(f"There is no orders file {path}; give the path of an orders JSON file.")
     try:

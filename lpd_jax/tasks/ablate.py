@@ -13,20 +13,20 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from lpd_jax import checkpoint
+from lpd_jax import checkpoint, storage
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation import summary
 from lpd_jax.evaluation.judge import Judge, fit_judge
 from lpd_jax.sampler import Sampler, draw_orders
 from lpd_jax.tasks import build, encode, train, train_tokenizer
-from lpd_jax.tasks.workdir import claim, digest, plain, read_json, write_json, write_text
+from lpd_jax.tasks.workdir import claim, digest, plain, read_json, write_json
+from lpd_jax.trained import load_tokenizer
 from lpd_jax.viz import plots
 
 _LOG = logging.getLogger(__name__)
@@ -50,10 +50,10 @@ class Variant:
     x: Any
     config: ConfigDict
     settings: dict[str, Any]
-    file: Path
+    file: storage.Path
 
 
-def run(config: ConfigDict, workdir: str | Path) -> Path:
+def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     """Measures what is missing and writes the table and the plot of what is there.
 
     Returns:
@@ -65,7 +65,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     """
     if "ablation" not in config:
         raise InputError("this config has no ablation; choose one of configs/ablations/.")
-    section, workdir = config.ablation, Path(workdir)
+    section, workdir = config.ablation, storage.path(workdir)
     variants = [
         read_variant(config, workdir, index, seed)
         for seed in section.seeds  # the outer loop, so that one that is stopped has whole seeds
@@ -82,14 +82,14 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     missing = [variant for variant in chosen if not variant.file.is_file()]
     if missing:
         _prepare(config, workdir)
-        (claim(directory, {"name": section.name}) / "results").mkdir(exist_ok=True)
+        claim(directory, {"name": section.name})
         _measure(config, workdir, missing)
     if jax.process_index() == 0:
         _summarise(directory, section, variants)
     return directory
 
 
-def read_variant(config: ConfigDict, workdir: Path, index: int, seed: int) -> Variant:
+def read_variant(config: ConfigDict, workdir: storage.Path, index: int, seed: int) -> Variant:
     """Variant `index` of `config.ablation` under a seed.
 
     Raises:
@@ -150,9 +150,9 @@ def _check_distinct(variants: list[Variant], section: ConfigDict) -> None:
             )
 
 
-def _prepare(config: ConfigDict, workdir: Path) -> None:
+def _prepare(config: ConfigDict, workdir: storage.Path) -> None:
     """Trains what all variants share, unless it is there."""
-    source = Path(config.checkpoint or workdir)
+    source = storage.path(config.checkpoint or workdir)
     needed = ["tokenizer/model/model.json"]
     needed.append("codes/spec.json" if config.ablation.retrain else "decoder/model/model.json")
     absent = [name for name in needed if not (source / name).is_file()]
@@ -169,7 +169,7 @@ def _prepare(config: ConfigDict, workdir: Path) -> None:
         train.run(config, workdir)
 
 
-def _measure(config: ConfigDict, workdir: Path, missing: list[Variant]) -> None:
+def _measure(config: ConfigDict, workdir: storage.Path, missing: list[Variant]) -> None:
     """Writes the figures of each variant."""
     splits = (build.labelled_images(config.data, split) for split in ("train", "heldout"))
     judge = fit_judge(*splits)
@@ -186,7 +186,7 @@ def _measure(config: ConfigDict, workdir: Path, missing: list[Variant]) -> None:
 
 
 def _with_models(
-    config: ConfigDict, workdir: Path, variants: tqdm
+    config: ConfigDict, workdir: storage.Path, variants: tqdm
 ) -> Iterator[tuple[Variant, Sampler]]:
     """Each variant with its models, which are trained first when they are the variant's own."""
     if not config.ablation.retrain:
@@ -199,19 +199,28 @@ def _with_models(
         yield variant, Sampler.load(directory, mesh, rules)
 
 
-def _retrained(config: ConfigDict, workdir: Path, variant: Variant) -> Path:
+def _retrained(config: ConfigDict, workdir: storage.Path, variant: Variant) -> storage.Path:
     """Directory of a decoder trained with the variant's settings, on the shared codes."""
-    source = Path(config.checkpoint or workdir).absolute()
+    source = storage.absolute(config.checkpoint or workdir)
     shared = checkpoint.read_model_json(source / "tokenizer/model", "tokenizer")["fingerprint"]
     own = {name: variant.settings[name] for name in ("seed", "decoder", "train")}
     directory = workdir / "ablations/models" / digest({"tokenizer": shared, **own})
-    directory.mkdir(parents=True, exist_ok=True)
-    for part in ("tokenizer", "codes"):
-        if not (directory / part).is_symlink():
-            (directory / part).symlink_to(source / part)
+    _share(config, source, directory)
     if not (directory / "decoder/model/model.json").is_file():
-        train.run(variant.config, directory)
+        train.run(variant.config, directory, source / "codes")
     return directory
+
+
+def _share(config: ConfigDict, source: storage.Path, directory: storage.Path) -> None:
+    """Puts the shared tokenizer beside a decoder: links, or where buckets have none, a copy."""
+    if not (storage.in_bucket(source) or storage.in_bucket(directory)):
+        directory.mkdir(parents=True, exist_ok=True)
+        for part in ("tokenizer", "codes"):
+            if not (directory / part).is_symlink():
+                (directory / part).symlink_to(source / part)
+    elif not (directory / "tokenizer/model/model.json").is_file():
+        _, params, about = load_tokenizer(source / "tokenizer/model", build.mesh(config))
+        checkpoint.save_model(directory / "tokenizer/model", about, params)
 
 
 def _figures(variant: Variant, sampler: Sampler, judge: Judge) -> dict[str, float]:
@@ -234,15 +243,14 @@ def _figures(variant: Variant, sampler: Sampler, judge: Judge) -> dict[str, floa
     }
 
 
-def _summarise(directory: Path, section: ConfigDict, variants: list[Variant]) -> None:
+def _summarise(directory: storage.Path, section: ConfigDict, variants: list[Variant]) -> None:
     """Table and plot of the results that are there."""
     done = [variant.file for variant in variants if variant.file.is_file()]
     rows = summary.summarise([read_json(file, f"{file} is gone.") for file in done], METRICS)
     tables = [summary.markdown_table(rows, metric, section.x) for metric in METRICS]
     head = f"# {section.name}\n\n{len(done)} of {len(variants)} results, mean ± standard error.\n\n"
-    write_text(directory / "table.md", head + "\n".join(tables))
-    write_text(directory / "table.csv", summary.csv_table(rows, METRICS, section.x))
+    storage.write_text(directory / "table.md", head + "\n".join(tables))
+    storage.write_text(directory / "table.csv", summary.csv_table(rows, METRICS, section.x))
     figure = plots.error_bars(rows, METRICS, summary.axis(rows), section.x)
-    figure.savefig(directory / ".plot.png", dpi=100)
-    (directory / ".plot.png").rename(directory / "plot.png")
+    plots.save(figure, directory / "plot.png", dpi=100)
     _LOG.info("ablate: %d of %d results in %s", len(done), len(variants), directory)

@@ -1,7 +1,6 @@
 """From config sections to the typed values that everything below this floor takes."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lpd_jax import parallel
+from lpd_jax import parallel, storage
 from lpd_jax.data import sources
 from lpd_jax.errors import InputError
 from lpd_jax.generation import groups, orders, schedule
@@ -136,7 +135,7 @@ def sampling(config: ConfigDict) -> SamplingRule:
     return sampling_rule(**{f.name: config[f.name] for f in dataclasses.fields(SamplingRule)})
 
 
-def sampler(config: ConfigDict, workdir: Path) -> Sampler:
+def sampler(config: ConfigDict, workdir: storage.Where) -> Sampler:
     """The sampler of the models in `workdir` (or in `config.checkpoint`, when that is given)."""
     return Sampler.load(
         config.checkpoint or workdir,

@@ -13,11 +13,12 @@ position embedding is resized). A file of other sizes is taken as its shapes say
 heads are then width / 64 unless `convert.heads` says otherwise, groups of the norms 32.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from lpd_jax import checkpoint, weights
+from lpd_jax import checkpoint, storage, weights
 from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import DecoderConfig
 from lpd_jax.models.tokenizer import TokenizerConfig
@@ -42,7 +43,7 @@ _TOKENIZER_SIZES = (
 )
 
 
-def run(config: ConfigDict, workdir: str | Path) -> None:
+def run(config: ConfigDict, workdir: storage.Where) -> None:
     """Converts every file that `config.convert` names.
 
     `tokenizer` and `decoder` are read into `workdir`; `export_tokenizer` and `export_decoder` are
@@ -51,7 +52,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     Raises:
         InputError: no file is named, one cannot be used, or something else is in its place.
     """
-    section, workdir = config.convert, Path(workdir)
+    section, workdir = config.convert, storage.path(workdir)
     if not any(value for name, value in section.items() if name != "heads"):
         raise InputError(
             "there is nothing to convert: name official files with --config.convert.tokenizer and "
@@ -59,13 +60,15 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
             "and --config.convert.export_decoder."
         )
     for path in (section.export_tokenizer, section.export_decoder):
-        if path and Path(path).exists():
+        if path and storage.path(path).exists():
             raise InputError(f"{path} exists and is not overwritten; give another name.")
     if section.tokenizer:
-        import_tokenizer(config, workdir)
+        with _official(section.tokenizer) as file:
+            import_tokenizer(config, file, workdir)
     if section.decoder:
-        import_decoder(config, workdir)
-    source, mesh = Path(config.checkpoint or workdir), build.mesh(config)
+        with _official(section.decoder) as file:
+            import_decoder(config, file, workdir)
+    source, mesh = storage.path(config.checkpoint or workdir), build.mesh(config)
     if section.export_tokenizer:
         _, params, _ = load_tokenizer(source / "tokenizer/model", mesh)
         _export(section.export_tokenizer, weights.tokenizer_to_official(params))
@@ -74,9 +77,8 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
         _export(section.export_decoder, weights.decoder_to_official(params))
 
 
-def import_tokenizer(config: ConfigDict, workdir: Path) -> None:
+def import_tokenizer(config: ConfigDict, path: pathlib.Path, workdir: storage.Path) -> None:
     """Official tokenizer -> `workdir/tokenizer/model`."""
-    path = Path(config.convert.tokenizer)
     official = _read(path, "tokenizer")
     stated = TokenizerConfig(**config.tokenizer)
     # Norm groups leave no trace in the shapes: the config's are meant if this is its network.
@@ -92,9 +94,8 @@ def import_tokenizer(config: ConfigDict, workdir: Path) -> None:
     _import(path, workdir, about, convert)
 
 
-def import_decoder(config: ConfigDict, workdir: Path) -> None:
+def import_decoder(config: ConfigDict, path: pathlib.Path, workdir: storage.Path) -> None:
     """Official decoder -> `workdir/decoder/model`; the tokenizer must be in `workdir`."""
-    path = Path(config.convert.decoder)
     official = _read(path, "decoder")
     tokenizer = checkpoint.read_model_json(workdir / "tokenizer/model", "tokenizer")
     same = official["token_emb.weight"].shape[1:] == (config.decoder.width,)
@@ -133,7 +134,18 @@ def import_decoder(config: ConfigDict, workdir: Path) -> None:
     _import(path, workdir, about, convert)
 
 
-def _read(path: Path, kind: str) -> Mapping[str, np.ndarray]:
+@contextlib.contextmanager
+def _official(where: str) -> Iterator[pathlib.Path]:
+    """The weight file, or while the block runs a copy of one in a bucket."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(storage.local(where))
+        except FileNotFoundError as error:
+            raise InputError(f"there is no weight file {where}; check the path.") from error
+        yield file
+
+
+def _read(path: pathlib.Path, kind: str) -> Mapping[str, np.ndarray]:
     _LOG.info("convert: reading %s", path)
     official = weights.read(path)
     if (found := weights.kind(official)) != kind:
@@ -141,7 +153,7 @@ def _read(path: Path, kind: str) -> Mapping[str, np.ndarray]:
     return official
 
 
-def _settle(path: Path, section: str, found: Any, stated: Any) -> Any:
+def _settle(path: pathlib.Path, section: str, found: Any, stated: Any) -> Any:
     """The config to convert to: the stated one if its sizes are those found, else what was found.
 
     What no file says (dtype, dropout, ...) is the stated config's in either case.
@@ -166,8 +178,8 @@ def _settle(path: Path, section: str, found: Any, stated: Any) -> Any:
 
 
 def _import(
-    path: Path,
-    workdir: Path,
+    path: pathlib.Path,
+    workdir: storage.Path,
     about: dict[str, Any],
     convert: Callable[[], tuple[dict[str, Any], Any]],
 ) -> None:
@@ -200,6 +212,10 @@ def _import(
 
 
 def _export(path: str, official: dict[str, np.ndarray]) -> None:
-    weights.write(path, official)
+    if storage.in_bucket(path):
+        with storage.whole(path) as file:
+            weights.write(file, official)
+    else:
+        weights.write(storage.path(path), official)
     size = sum(array.size for array in official.values())
     _LOG.info("convert: %d arrays, %.1fM numbers in %s", len(official), size / 1e6, path)

@@ -11,13 +11,13 @@ guidance and temperature are those of the `sample` section.
 
 import hashlib
 import logging
-from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from lpd_jax import storage
 from lpd_jax.data.crop import center_crop
 from lpd_jax.data.sources import EXTENSIONS
 from lpd_jax.errors import InputError
@@ -30,13 +30,13 @@ from lpd_jax.viz import images as pictures
 _LOG = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, workdir: str | Path) -> Path:
+def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     """Writes edited images and a sheet to a directory named by the settings; returns it.
 
     Raises:
         InputError: images, mask, labels or settings are missing or do not fit the model.
     """
-    workdir = Path(workdir)
+    workdir = storage.path(workdir)
     section = config.sample
     if config.edit.count < 1:
         raise InputError(f"edit.count={config.edit.count} must be at least 1.")
@@ -114,7 +114,7 @@ def _read_images(
     section: ConfigDict, size: tuple[int, int]
 ) -> tuple[np.ndarray, set[tuple[int, int]]]:
     """Image files uint8 [B, H, W, 3], cropped to the model's size, and the sizes they had."""
-    path = Path(section.images).expanduser()
+    path = storage.path(section.images)
     files = [path]
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in EXTENSIONS)
@@ -134,7 +134,7 @@ def _mask(section: ConfigDict, size: tuple[int, int], sizes: set[tuple[int, int]
     A file is of the model's size, or of the size of all image files, and then cropped as they are.
     """
     if section.mask:
-        picture = _read(Path(section.mask).expanduser(), "L")
+        picture = _read(storage.path(section.mask), "L")
         if picture.size != size[::-1]:
             if {picture.size} != sizes:
                 raise InputError(
@@ -168,11 +168,11 @@ def _labels(
     return [own, (own + 1) % num_classes]
 
 
-def _read(path: Path, mode: str) -> Image.Image:
+def _read(path: storage.Path, mode: str) -> Image.Image:
     if not path.is_file():
         raise InputError(f"there is no image file {path}; give the path of one.")
     try:
-        with Image.open(path) as image:
+        with storage.local(path) as file, Image.open(file) as image:
             return image.convert(mode)
     # Pillow reports damage through all of these, depending on the format.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -182,7 +182,7 @@ def _read(path: Path, mode: str) -> Image.Image:
 
 
 def _write(
-    directory: Path,
+    directory: storage.Path,
     sampler: Sampler,
     images: np.ndarray,
     own: np.ndarray | None,
@@ -190,15 +190,16 @@ def _write(
     edits: list[Edits],
 ) -> None:
     names = [*sampler.class_names, "any"]
-    np.savez_compressed(
-        directory / "edits.npz",
-        before=images,
-        generated=edits[0].step_map >= 0,
-        images=np.stack([edit.images for edit in edits]),
-        codes=np.stack([edit.codes for edit in edits]),
-        step_map=np.stack([edit.step_map for edit in edits]),
-        labels=np.stack(labels),
-    )
+    with storage.whole(directory / "edits.npz") as file:
+        np.savez_compressed(
+            file,
+            before=images,
+            generated=edits[0].step_map >= 0,
+            images=np.stack([edit.images for edit in edits]),
+            codes=np.stack([edit.codes for edit in edits]),
+            step_map=np.stack([edit.step_map for edit in edits]),
+            labels=np.stack(labels),
+        )
     for row, edit in zip(labels, edits, strict=True):
         for i, (label, image) in enumerate(zip(row, edit.images, strict=True)):
             pictures.save_png(Image.fromarray(image), directory / f"{i:03d}-as-{label}.png")

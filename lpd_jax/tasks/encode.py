@@ -2,7 +2,6 @@
 
 import logging
 import math
-from pathlib import Path
 
 import grain
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from lpd_jax import distributed, parallel
+from lpd_jax import distributed, parallel, storage
 from lpd_jax.data import codes as code_dataset
 from lpd_jax.data import pipeline
 from lpd_jax.models.tokenizer import Tokenizer
@@ -21,9 +20,9 @@ from lpd_jax.trained import load_tokenizer
 _LOG = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, workdir: str | Path) -> Path:
+def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     """Writes (or completes) the code dataset in `workdir/codes`; returns its path."""
-    workdir = Path(workdir)
+    workdir = storage.path(workdir)
     network, params, about = load_tokenizer(workdir / "tokenizer/model", build.mesh(config))
     sources = {split: build.images(config.data, split) for split in ("train", "heldout")}
     identity = {"fingerprint": about["fingerprint"], "config": about["config"]}
@@ -52,7 +51,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     return workdir / "codes"
 
 
-def _write(config, path: Path, network: Tokenizer, params, spec, sources, shards) -> None:
+def _write(config, path: storage.Path, network: Tokenizer, params, spec, sources, shards) -> None:
     encode, ways = _encoder(network, params, spec.views)
     size = ways * math.ceil(config.encode.batch_size / ways)
     total = sum(shard.stop - shard.start for shard in shards)

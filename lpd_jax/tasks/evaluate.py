@@ -2,13 +2,12 @@
 
 import platform
 from importlib import metadata
-from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lpd_jax import distributed
+from lpd_jax import distributed, storage
 from lpd_jax.evaluation import report
 from lpd_jax.evaluation.judge import fit_judge
 from lpd_jax.sampler import Sampler
@@ -17,16 +16,15 @@ from lpd_jax.tasks.workdir import claim, plain, read_json, read_seconds, timed
 from lpd_jax.viz import images as pictures
 
 
-def run(config: ConfigDict, workdir: str | Path) -> dict:
+def run(config: ConfigDict, workdir: storage.Where) -> dict:
     """Writes `workdir/report/report.{json,md,html}`; returns the report."""
-    workdir = Path(workdir)
+    workdir = storage.path(workdir)
     tokenizer_figures = read_json(
         workdir / "tokenizer/figures.json",
         f"there are no figures of a tokenizer in {workdir}; run train_tokenizer first.",
     )
     sampler = build.sampler(config, workdir)
     directory = workdir / "report"
-    directory.mkdir(parents=True, exist_ok=True)
     with timed(workdir, "evaluate"):
         figures, images = _judge(config, sampler, directory)
     full = {
@@ -44,7 +42,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     return full
 
 
-def _judge(config: ConfigDict, sampler: Sampler, directory: Path) -> tuple[dict, np.ndarray]:
+def _judge(
+    config: ConfigDict, sampler: Sampler, directory: storage.Path
+) -> tuple[dict, np.ndarray]:
     """Figures of the classifier, of images in `evaluate.steps` steps and of one code per step."""
     judge = fit_judge(*(build.labelled_images(config.data, s) for s in ("train", "heldout")))
     labels = judge.heldout_labels
@@ -72,7 +72,7 @@ def _judge(config: ConfigDict, sampler: Sampler, directory: Path) -> tuple[dict,
 
 
 def _generate(
-    config: ConfigDict, sampler: Sampler, labels: np.ndarray, steps: int, directory: Path
+    config: ConfigDict, sampler: Sampler, labels: np.ndarray, steps: int, directory: storage.Path
 ) -> np.ndarray:
     """One image per held-out image, of its class; made once for each set of settings."""
     section = config.sample.copy_and_resolve_references()
@@ -83,15 +83,15 @@ def _generate(
         samples = build.generate(config, section, sampler, labels, progress=True)
         with distributed.first_process_first(cache.parent.name):
             if jax.process_index() == 0:
-                partial = cache.with_name(".images.npz")
-                np.savez_compressed(partial, images=samples.images, codes=samples.codes)
-                partial.rename(cache)
-    return np.load(cache)["images"]
+                with storage.whole(cache) as file:
+                    np.savez_compressed(file, images=samples.images, codes=samples.codes)
+    with storage.local(cache) as file:
+        return np.load(file)["images"]
 
 
-def _pictures(workdir: Path, sheet: Path) -> dict[str, Path]:
+def _pictures(workdir: storage.Path, sheet: storage.Path) -> dict[str, storage.Path]:
     """Caption -> picture, for those that exist."""
-    newest = sorted((workdir / "samples").glob("*/samples.png"), key=lambda f: f.stat().st_mtime)
+    newest = sorted((workdir / "samples").glob("*/samples.png"), key=storage.modified)
     found = {"Generated images": sheet}
     if newest:
         found |= {

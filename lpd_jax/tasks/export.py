@@ -8,16 +8,19 @@ Steps, order, guidance, temperature, dtype and quantisation are those of the `sa
 directory holds the program, its parameters, the script that calls them and a note.
 """
 
+import contextlib
 import json
 import logging
+import pathlib
 import shutil
+import tempfile
+from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from lpd_jax import checkpoint
+from lpd_jax import checkpoint, storage
 from lpd_jax.errors import InputError
 from lpd_jax.export import PLATFORMS, Artifact, export_sampler
 from lpd_jax.sampler import Sampler
@@ -26,7 +29,9 @@ from lpd_jax.tasks.workdir import digest, plain, timed, write_json
 
 _LOG = logging.getLogger(__name__)
 
-LOADER = Path(__file__).parents[2] / "launch/run_export.py"
+LOADER = pathlib.Path(__file__).parents[2] / "launch/run_export.py"
+SETTINGS = "settings.json"
+FILES = ("sampler.jaxexport", "params.safetensors", LOADER.name, "README.txt", SETTINGS)
 
 NOTE = """The sampler of an image model, compiled for any batch size and for {platforms}.
 
@@ -47,7 +52,7 @@ returns a dict of images uint8 [B, H, W, 3], codes int32 [B, N] and orders int32
 """
 
 
-def run(config: ConfigDict, workdir: str | Path) -> Path:
+def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     """Writes the directory `export.path`, or one in `workdir/export` named by the settings.
 
     Returns:
@@ -56,7 +61,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     Raises:
         InputError: the path is taken or cannot be written, or the sampler cannot be exported.
     """
-    workdir = Path(workdir)
+    workdir = storage.path(workdir)
     section = config.sample
     sampler = build.sampler(config, workdir)
     sizes = build.group_sizes(section, sampler.decoder.config.num_tokens)
@@ -71,7 +76,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         }
     )
     name = f"{section.order}-{len(sizes)}steps-cfg{section.guidance:g}-{digest(settings)}"
-    directory = Path(config.export.path) if config.export.path else workdir / "export" / name
+    directory = storage.path(config.export.path or workdir / "export" / name)
     if _is_there(directory, settings):
         _LOG.info("export: already in %s", directory)
         return directory
@@ -80,7 +85,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             sampler, sizes, build.order(section), build.sampling(section), section.segments
         )
         try:
-            _write(directory, artifact, sampler, len(sizes), settings)
+            with _directory(directory) as partial:
+                _write(partial, artifact, sampler, len(sizes), settings)
         except OSError as error:
             raise InputError(
                 f"{directory} cannot be written ({error.strerror}); give another "
@@ -90,16 +96,20 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     return directory
 
 
-def _is_there(directory: Path, settings: dict) -> bool:
+def _is_there(directory: storage.Path, settings: dict) -> bool:
     """Whether the directory holds this very artifact.
 
     Raises:
         InputError: it holds something else.
     """
-    found = directory / "settings.json"
+    found = directory / SETTINGS
     if found.is_file() and json.loads(found.read_text()) == settings:
         return True
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+    if not directory.exists():
+        return False
+    names = {file.name for file in directory.iterdir()} if directory.is_dir() else {"a file"}
+    # In a bucket the settings come last; without them the files are those of an export cut short.
+    if names and not (storage.in_bucket(directory) and names <= {*FILES} - {SETTINGS}):
         raise InputError(
             f"{directory} exists and is not the export of this model with these settings; give "
             "another --config.export.path, or delete it."
@@ -107,15 +117,27 @@ def _is_there(directory: Path, settings: dict) -> bool:
     return False
 
 
-def _write(
-    directory: Path, artifact: Artifact, sampler: Sampler, steps: int, settings: dict
-) -> None:
-    """Writes everything beside the directory, which then takes its name whole."""
-    names, classes = sampler.class_names, sampler.decoder.config.num_classes
-    partial = directory.with_name(f".{directory.name}.partial")
+@contextlib.contextmanager
+def _directory(final: storage.Path) -> Iterator[pathlib.Path]:
+    """A local directory to write, which then takes its name whole; in a bucket settings last."""
+    if storage.in_bucket(final):
+        with tempfile.TemporaryDirectory() as partial:
+            yield pathlib.Path(partial)
+            for name in FILES:
+                storage.put(pathlib.Path(partial) / name, final / name)
+        return
+    partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    program, params = partial / "sampler.jaxexport", partial / "params.safetensors"
+    yield partial
+    partial.rename(final)
+
+
+def _write(
+    directory: pathlib.Path, artifact: Artifact, sampler: Sampler, steps: int, settings: dict
+) -> None:
+    names, classes = sampler.class_names, sampler.decoder.config.num_classes
+    program, params, loader, readme, last = (directory / name for name in FILES)
     program.write_bytes(artifact.program)
     about = {"numbers": artifact.numbers, "classes": classes, "class_names": names, "steps": steps}
     save_file(artifact.params, params, metadata={"sampler": json.dumps(about)})
@@ -123,8 +145,8 @@ def _write(
     params.chmod(program.stat().st_mode)
     if not LOADER.is_file():
         raise InputError(f"there is no {LOADER}; export from a clone of the repository.")
-    shutil.copyfile(LOADER, partial / LOADER.name)
-    (partial / "README.txt").write_text(
+    shutil.copyfile(LOADER, loader)
+    readme.write_text(
         NOTE.format(
             platforms=", ".join(PLATFORMS),
             jax=metadata.version("jax"),
@@ -137,9 +159,8 @@ def _write(
         ),
         encoding="utf-8",
     )
-    write_json(partial / "settings.json", settings)
-    partial.rename(directory)
+    write_json(last, settings)
 
 
-def _megabytes(directory: Path) -> float:
-    return sum(file.stat().st_size for file in directory.iterdir()) / 1e6
+def _megabytes(directory: storage.Path) -> float:
+    return sum(storage.size(file) for file in directory.iterdir()) / 1e6

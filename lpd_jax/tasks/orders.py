@@ -10,7 +10,6 @@ one) back in place of drawing.
 
 import json
 import logging
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +17,14 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from lpd_jax import storage
 from lpd_jax.errors import InputError
 from lpd_jax.generation.schedule import Schedule, write_orders
 from lpd_jax.sampler import draw_orders
 from lpd_jax.tasks import build
 from lpd_jax.tasks.workdir import claim, digest, timed, write_json
 from lpd_jax.viz import orders as pictures
+from lpd_jax.viz import plots
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _BATCH = 64  # more leave the caches of a CPU, see docs/orders.md
 _MEASURED = 1024  # orders that the statistics are of, at most
 
 
-def run(config: ConfigDict, workdir: str | Path) -> Path:
+def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     """Writes orders, pictures and statistics to a directory named by the settings; returns it.
 
     Raises:
@@ -51,7 +52,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         **{name: section[name] for name in ("order", "order_file", "proximity", "repulsion")},
     }
     name = f"{section.order}-{len(group_sizes)}steps-{digest(settings)}"
-    directory = claim(Path(workdir) / "orders" / name, settings)
+    directory = claim(storage.path(workdir) / "orders" / name, settings)
     if (directory / "statistics.json").is_file():
         _LOG.info("orders: already in %s", directory)
         return directory
@@ -87,20 +88,18 @@ def draw(
     return np.concatenate(parts)[:count]
 
 
-def _write(directory: Path, schedule: Schedule) -> None:
+def _write(directory: storage.Path, schedule: Schedule) -> None:
     measured = schedule.replace(orders=schedule.orders[:_MEASURED])
     step_maps = np.asarray(measured.step_map)
     rows = pictures.statistics_table(step_maps)
     title = "order of image 0"
-    pictures.step_heatmap(step_maps[0], title).savefig(directory / "heatmap.png")
-    pictures.group_panels(step_maps[0], title=title).savefig(directory / "groups.png")
+    plots.save(pictures.step_heatmap(step_maps[0], title), directory / "heatmap.png")
+    plots.save(pictures.group_panels(step_maps[0], title=title), directory / "groups.png")
     pictures.save_animation(directory / "order.gif", step_maps[0])
     write_json(directory / "group_sizes.json", list(schedule.group_sizes))
-    partial = directory / ".orders.json"
-    write_orders(partial, schedule.orders)
-    partial.rename(directory / "orders.json")
+    write_orders(directory / "orders.json", schedule.orders)
     head = f"Means over {len(step_maps)} orders.\n\n"
-    (directory / "statistics.md").write_text(head + pictures.markdown_table(rows) + "\n")
+    storage.write_text(directory / "statistics.md", f"{head}{pictures.markdown_table(rows)}\n")
     # Last: it says that the directory is complete. JSON has no NaN.
     plain = json.loads(json.dumps(rows), parse_constant=lambda _: None)
     write_json(directory / "statistics.json", {"orders": len(step_maps), "steps": plain})

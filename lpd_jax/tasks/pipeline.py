@@ -1,15 +1,14 @@
 """Task: the whole chain, from images to a report. The only task that runs others."""
 
-from pathlib import Path
-
 import jax
 from ml_collections import ConfigDict
 
+from lpd_jax import storage
 from lpd_jax.evaluation import report
 from lpd_jax.tasks import encode, evaluate, sample, train, train_tokenizer
 
 
-def run(config: ConfigDict, workdir: str | Path) -> dict:
+def run(config: ConfigDict, workdir: storage.Where) -> dict:
     """Runs every task that is not yet done in `workdir`; returns the report."""
     train_tokenizer.run(config, workdir)
     encode.run(config, workdir)
@@ -17,5 +16,6 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     sample.run(config, workdir)
     figures = evaluate.run(config, workdir)
     if jax.process_index() == 0:
-        print(f"\n{report.table(figures)}\n\nreport: {Path(workdir) / 'report/report.html'}")
+        page = storage.path(workdir) / "report/report.html"
+        print(f"\n{report.table(figures)}\n\nreport: {page}")
     return figures

@@ -1,12 +1,12 @@
 """Task: generates images of chosen classes, and shows how they appear step by step."""
 
 import logging
-from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from lpd_jax import storage
 from lpd_jax.errors import InputError
 from lpd_jax.generation.schedule import Schedule
 from lpd_jax.sampler import Sampler, Samples
@@ -14,13 +14,14 @@ from lpd_jax.tasks import build
 from lpd_jax.tasks.workdir import claim, digest, timed
 from lpd_jax.viz import images as pictures
 from lpd_jax.viz import orders as order_pictures
+from lpd_jax.viz import plots
 
 _LOG = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, workdir: str | Path) -> Path:
+def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     """Writes images, codes and pictures to a directory named by the settings; returns it."""
-    workdir = Path(workdir)
+    workdir = storage.path(workdir)
     section = config.sample
     sampler = build.sampler(config, workdir)
     labels = _labels(section, len(sampler.class_names))
@@ -49,7 +50,7 @@ def _labels(section: ConfigDict, num_classes: int) -> np.ndarray:
 
 
 def _write(
-    directory: Path,
+    directory: storage.Path,
     section: ConfigDict,
     sampler: Sampler,
     samples: Samples,
@@ -57,19 +58,20 @@ def _write(
     group_sizes: tuple[int, ...],
 ) -> None:
     schedule = sampler.schedule(samples, group_sizes)
-    np.savez_compressed(
-        directory / "samples.npz",
-        images=samples.images,
-        codes=samples.codes,
-        orders=samples.orders,
-        labels=labels,
-        group_sizes=group_sizes,
-    )
+    with storage.whole(directory / "samples.npz") as file:
+        np.savez_compressed(
+            file,
+            images=samples.images,
+            codes=samples.codes,
+            orders=samples.orders,
+            labels=labels,
+            group_sizes=group_sizes,
+        )
     names = [*sampler.class_names, "any"]
     columns = len(list(section.labels)) or min(len(sampler.class_names), 10)
     scale = max(1, 96 // samples.images.shape[1])
     step_map = np.asarray(schedule.step_map[0])
-    order_pictures.group_panels(step_map).savefig(directory / "order.png")
+    plots.save(order_pictures.group_panels(step_map), directory / "order.png")
     frames = appearing(samples.images[:columns], schedule)
     pictures.save_png(pictures.strip(frames, 10, scale), directory / "strip.png")
     animation = [pictures.grid(frame, columns, scale) for frame in frames]

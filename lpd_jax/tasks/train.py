@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lpd_jax import checkpoint, parallel
+from lpd_jax import checkpoint, parallel, storage
 from lpd_jax.data import codes as code_dataset
 from lpd_jax.data import pipeline
 from lpd_jax.data.sources import Arrays
@@ -35,12 +34,18 @@ _HOW = ("accumulate", "loss_chunk", "remat", "attention", "attention_split")
 _POS_EMBED = (jax.tree_util.DictKey("pos_embed"),)
 
 
-def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
-    """Trains (or goes on training) in `workdir/decoder`; returns its figures."""
-    workdir = Path(workdir)
+def run(
+    config: ConfigDict, workdir: storage.Where, codes: storage.Where | None = None
+) -> dict[str, float]:
+    """Trains (or goes on training) in `workdir/decoder`; returns its figures.
+
+    The codes are those in `workdir/codes`, unless `codes` names another directory.
+    """
+    workdir = storage.path(workdir)
+    codes = storage.path(codes or workdir / "codes")
     if not 0 <= config.train.label_drop < 1:
         raise InputError(f"train.label_drop={config.train.label_drop} must be in [0, 1).")
-    spec = code_dataset.read_spec(workdir / "codes")
+    spec = code_dataset.read_spec(codes)
     platform = build.mesh(config).devices.flat[0].platform
     check_kernel(config.decoder.attention, config.decoder.dtype, platform)
     directory = claim(
@@ -62,7 +67,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     )
     if not (directory / "model/model.json").is_file():
         with timed(workdir, "train"):
-            state = _train(config, directory, network, workdir / "codes", spec)
+            state = _train(config, directory, network, codes, spec)
             about = {
                 "kind": "decoder",
                 "config": dataclasses.asdict(network.config),
@@ -73,14 +78,14 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             params = state.params if state.ema is None else state.ema
             checkpoint.save_model(directory / "model", plain(about), params)
     with timed(workdir, "train"):
-        return _report(config, directory, workdir / "codes")
+        return _report(config, directory, codes)
 
 
 def _train(
     config: ConfigDict,
-    directory: Path,
+    directory: storage.Path,
     network: Decoder,
-    codes: Path,
+    codes: storage.Path,
     spec: code_dataset.CodesSpec,
 ) -> TrainState:
     section, mesh = config.train, build.mesh(config)
@@ -93,7 +98,7 @@ def _train(
         )
     initial = None
     if section.init_from and not _has_checkpoint(directory):
-        initial = _from_model(Path(section.init_from), network, spec)
+        initial = _from_model(storage.path(section.init_from), network, spec)
     steps_of = build.steps_of(section, network.config.num_tokens)
     batches = pipeline.batches(
         Arrays(code_dataset.load_codes(codes, "train")),
@@ -119,7 +124,7 @@ def _train(
     )
 
 
-def _has_checkpoint(directory: Path) -> bool:
+def _has_checkpoint(directory: storage.Path) -> bool:
     path = directory / "checkpoints"
     if not path.is_dir():
         return False
@@ -127,7 +132,9 @@ def _has_checkpoint(directory: Path) -> bool:
         return checkpoints.latest is not None
 
 
-def _from_model(path: Path, network: Decoder, spec: code_dataset.CodesSpec) -> Callable[[Any], Any]:
+def _from_model(
+    path: storage.Path, network: Decoder, spec: code_dataset.CodesSpec
+) -> Callable[[Any], Any]:
     """Loader of the parameters to begin with: those at `path`, for the grid of `network`.
 
     Args:
@@ -184,7 +191,7 @@ def _without(section: ConfigDict | dict[str, Any], names: tuple[str, ...]) -> di
     return {name: value for name, value in section.items() if name not in (*names, *start)}
 
 
-def _report(config: ConfigDict, directory: Path, codes: Path) -> dict[str, float]:
+def _report(config: ConfigDict, directory: storage.Path, codes: storage.Path) -> dict[str, float]:
     """Held-out loss per code for each schedule that training draws from, and the curves."""
     mesh, rules = build.mesh(config), build.rules(config)
     network, params, _ = load_decoder(directory / "model", mesh, rules)
@@ -215,8 +222,7 @@ def _report(config: ConfigDict, directory: Path, codes: Path) -> dict[str, float
     if jax.process_index() == 0:
         write_json(directory / "figures.json", figures)
         rows = read_rows(directory)
-        plots.curves(rows, ["loss", "accuracy", "grad_norm", "learning_rate"]).savefig(
-            directory / "curves.png"
-        )
+        figure = plots.curves(rows, ["loss", "accuracy", "grad_norm", "learning_rate"])
+        plots.save(figure, directory / "curves.png")
     _LOG.info("train: %s", figures)
     return figures

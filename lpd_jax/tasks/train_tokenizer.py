@@ -1,14 +1,13 @@
 """Task: trains the VQ tokenizer on images, and shows what it makes of held-out ones."""
 
 import logging
-from pathlib import Path
 
 import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lpd_jax import checkpoint, parallel
+from lpd_jax import checkpoint, parallel, storage
 from lpd_jax.data import pipeline
 from lpd_jax.evaluation import reconstruction
 from lpd_jax.metrics import read_rows
@@ -25,10 +24,10 @@ from lpd_jax.viz import plots
 _LOG = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+def run(config: ConfigDict, workdir: storage.Where) -> dict[str, float]:
     """Trains (or goes on training) in `workdir/tokenizer`; returns its figures."""
     directory = claim(
-        Path(workdir) / "tokenizer",
+        storage.path(workdir) / "tokenizer",
         {
             "seed": config.seed,
             "data": config.data,
@@ -50,7 +49,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         return _report(config, directory, heldout, grid)
 
 
-def _train(config: ConfigDict, directory: Path, network: Tokenizer, source) -> TrainState:
+def _train(config: ConfigDict, directory: storage.Path, network: Tokenizer, source) -> TrainState:
     section, mesh = config.train_tokenizer, build.mesh(config)
     batches = pipeline.batches(
         source,
@@ -75,7 +74,7 @@ def _train(config: ConfigDict, directory: Path, network: Tokenizer, source) -> T
 
 
 def _report(
-    config: ConfigDict, directory: Path, heldout, grid: tuple[int, int]
+    config: ConfigDict, directory: storage.Path, heldout, grid: tuple[int, int]
 ) -> dict[str, float]:
     """Held-out PSNR and codebook usage, with pictures."""
     network, params, _ = load_tokenizer(directory / "model", build.mesh(config))
@@ -108,9 +107,8 @@ def _report(
         sheet = pictures.grid(pairs, 16, scale, ["real", "coded"] * (len(pairs) // 2))
         pictures.save_png(sheet, directory / "reconstructions.png")
         rows = read_rows(directory)
-        plots.curves(rows, ["mse", "commitment", "entropy", "codes_in_batch"]).savefig(
-            directory / "curves.png"
-        )
-        plots.code_histogram(counts).savefig(directory / "codebook.png")
+        figure = plots.curves(rows, ["mse", "commitment", "entropy", "codes_in_batch"])
+        plots.save(figure, directory / "curves.png")
+        plots.save(plots.code_histogram(counts), directory / "codebook.png")
     _LOG.info("train_tokenizer: %s", figures)
     return figures

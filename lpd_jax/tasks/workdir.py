@@ -1,4 +1,4 @@
-"""What a task owns on disk: its directory, the settings it was made with, the time it took.
+"""What a task owns, on disk or in a bucket: directory, settings it was made with, time it took.
 
 workdir/tokenizer/   checkpoints/ model/ pictures, metrics
 workdir/codes/       the code dataset
@@ -10,16 +10,14 @@ workdir/report/      report.json, report.md, report.html
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 
-from lpd_jax import distributed
+from lpd_jax import distributed, storage
 from lpd_jax.errors import InputError
 
 
@@ -32,7 +30,7 @@ def plain(settings: Any) -> Any:
     return json.loads(json.dumps(settings, default=as_dict))
 
 
-def claim(directory: Path, settings: Mapping[str, Any]) -> Path:
+def claim(directory: storage.Where, settings: Mapping[str, Any]) -> storage.Path:
     """Makes `directory` the work of these settings, or finds that it is.
 
     Settings under which nothing was made (the run failed at once) give way to new ones. Every
@@ -43,10 +41,10 @@ def claim(directory: Path, settings: Mapping[str, Any]) -> Path:
             or not all processes see it.
     """
     with distributed.first_process_first("claim"):
-        return _claim(Path(directory), settings)
+        return _claim(storage.path(directory), settings)
 
 
-def _claim(directory: Path, settings: Mapping[str, Any]) -> Path:
+def _claim(directory: storage.Path, settings: Mapping[str, Any]) -> storage.Path:
     wanted = plain(dict(settings))
     file = directory / "settings.json"
     if file.is_file():
@@ -65,7 +63,6 @@ def _claim(directory: Path, settings: Mapping[str, Any]) -> Path:
             "a --workdir that all hosts share."
         )
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         write_json(file, wanted)
     except OSError as error:
         raise InputError(
@@ -74,19 +71,12 @@ def _claim(directory: Path, settings: Mapping[str, Any]) -> Path:
     return directory
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: storage.Path, data: Any) -> None:
     """Writes a file whole or not at all."""
-    write_text(path, json.dumps(data, indent=2) + "\n")
+    storage.write_text(path, json.dumps(data, indent=2) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.rename(path)
-
-
-def read_json(path: Path, missing: str) -> Any:
+def read_json(path: storage.Path, missing: str) -> Any:
     """Reads a file that an earlier task wrote.
 
     Raises:
@@ -104,7 +94,7 @@ def digest(settings: Any) -> str:
 
 
 @contextlib.contextmanager
-def timed(workdir: Path, task: str) -> Iterator[None]:
+def timed(workdir: storage.Where, task: str) -> Iterator[None]:
     """Adds the seconds of the block to those that the task took before, in `seconds.json`.
 
     The block ends when all processes have ended theirs: what they wrote is there for the next.
@@ -115,7 +105,7 @@ def timed(workdir: Path, task: str) -> Iterator[None]:
         if jax.process_index() == 0:
             seconds = read_seconds(workdir)
             seconds[task] = round(seconds.get(task, 0.0) + time.perf_counter() - start, 1)
-            write_json(Path(workdir) / "seconds.json", seconds)
+            write_json(storage.path(workdir) / "seconds.json", seconds)
 
     try:
         yield
@@ -126,9 +116,9 @@ def timed(workdir: Path, task: str) -> Iterator[None]:
     distributed.barrier(task)
 
 
-def read_seconds(workdir: Path) -> dict[str, float]:
+def read_seconds(workdir: storage.Where) -> dict[str, float]:
     """Task -> seconds it took, over all its runs."""
-    file = Path(workdir) / "seconds.json"
+    file = storage.path(workdir) / "seconds.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 
 

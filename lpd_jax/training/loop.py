@@ -105,6 +105,7 @@ def fit(
             if stop or done % config.save_every == 0 or done == config.steps:
                 report(pending)
                 pending = []
+                writer.flush()  # a run that goes on from this step has the rows before it
                 checkpoints.save(done, state, batches.get_state())
                 _LOG.info("%s: saving step %d", name, done)
             if stop:

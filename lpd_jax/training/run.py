@@ -3,13 +3,12 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lpd_jax import parallel
+from lpd_jax import parallel, storage
 from lpd_jax.checkpoint import Checkpoints, abstract_of
 from lpd_jax.metrics import Writer
 from lpd_jax.training.loop import LoopConfig, Step, fit
@@ -58,7 +57,7 @@ def prepare(
 
 def train(
     name: str,
-    directory: Path,
+    directory: storage.Path,
     init: Callable[[jax.Array], Any],
     loss_fn: LossFn,
     batches: Iterator[dict[str, Any]],

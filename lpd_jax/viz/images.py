@@ -4,10 +4,11 @@ B images, S steps, H x W pixels, h x w token cells.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from lpd_jax import storage
 
 GAP = 2
 LABEL_HEIGHT = 14
@@ -83,25 +84,25 @@ def strip(
     return grid(images, len(shown), scale, heads)
 
 
-def save_png(image: Image.Image, path: str | Path) -> Path:
+def save_png(image: Image.Image, path: storage.Where) -> storage.Path:
     """Writes a PNG file, its directory first when absent."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG")
-    return path
+    with storage.whole(path) as file:
+        image.save(file, format="PNG")
+    return storage.path(path)
 
 
-def save_gif(frames: Sequence[Image.Image], path: str | Path, seconds: float = 0.2) -> Path:
+def save_gif(
+    frames: Sequence[Image.Image], path: storage.Where, seconds: float = 0.2
+) -> storage.Path:
     """Writes an endless animation: `seconds` per frame, ten times that for the last."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     pause = round(1000 * seconds)
-    frames[0].save(
-        path,
-        format="GIF",
-        save_all=True,
-        append_images=frames[1:],
-        duration=[pause] * (len(frames) - 1) + [10 * pause],
-        loop=0,
-    )
-    return path
+    with storage.whole(path) as file:
+        frames[0].save(
+            file,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=[pause] * (len(frames) - 1) + [10 * pause],
+            loop=0,
+        )
+    return storage.path(path)

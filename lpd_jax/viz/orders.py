@@ -5,12 +5,12 @@ which each cell is generated, -1 where it is known (`Schedule.step_map`). Figure
 own canvas, so nothing here touches the state of pyplot.
 """
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+
+from lpd_jax import storage
 
 
 def step_heatmap(step_map: np.ndarray, title: str = "") -> Figure:
@@ -42,7 +42,7 @@ def group_panels(step_map: np.ndarray, panels: int = 10, title: str = "") -> Fig
 
 
 def save_animation(
-    path: str | Path, step_map: np.ndarray, cell: int = 12, seconds: float = 0.25
+    path: storage.Where, step_map: np.ndarray, cell: int = 12, seconds: float = 0.25
 ) -> None:
     """Writes the groups of one step map as a looping GIF.
 
@@ -59,7 +59,8 @@ def save_animation(
         for step in range(step_map.max() + 1)
     ]
     durations = [int(1000 * seconds)] * (len(frames) - 1) + [int(4000 * seconds)]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    with storage.whole(path) as file:
+        frames[0].save(file, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
 def statistics(step_maps: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Curves and histograms as matplotlib figures; no display, no global state.
 
-`figure.savefig(path)` writes one, and a notebook shows it.
+`save(figure, path)` writes one, and a notebook shows it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from lpd_jax import storage
+
+
+def save(figure: Figure, path: storage.Where, dpi: float | None = None) -> None:
+    """Writes a figure in the format that the suffix of `path` names."""
+    with storage.whole(path) as file:
+        figure.savefig(file, dpi=dpi or "figure")
 
 
 def curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], x: str = "step") -> Figure:

@@ -1,5 +1,6 @@
 """The command line: one clear sentence and exit code 2 for what cannot be."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,14 @@ ROOT = Path(__file__).parents[2]
 DIGITS = "--config=configs/digits.py"
 
 
-def lpd(*arguments):
+def lpd(*arguments, **environ):
     return subprocess.run(
         [sys.executable, "-m", "lpd_jax", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | environ,
     )
 
 
@@ -35,7 +37,8 @@ def lpd(*arguments):
         (("train", DIGITS, "--workdir=x", "--config.trian.steps=3"), "did you mean 'train'?"),
         (("train", DIGITS, "--workdir=x", "--config.train.steps=many"), "train.steps=many"),
         (("train_tokenizer", DIGITS, "--workdir=setup.py/x"), "cannot be written"),
-        (("train", DIGITS, "--workdir=gs://bucket/run"), "mount the bucket"),
+        (("train", DIGITS, "--workdir=s3://bucket/run"), "neither a local path nor in a bucket"),
+        (("sample", DIGITS, "--workdir=x", "--checkpoint=az://b/run"), "nor in a bucket"),
         (("train", DIGITS, "--workdir=x", "--num_processes=2"), "go together"),
         (("sample", DIGITS, "--workdir=/nowhere"), "train or convert one first"),
     ],
@@ -47,6 +50,16 @@ def test_wrong_commands_get_one_sentence(arguments, says):
     assert says in done.stderr
     sentence = [line for line in done.stderr.splitlines() if line.startswith("lpd:")]
     assert len(sentence) == 1 and "Traceback" not in done.stderr
+
+
+def test_a_bucket_needs_gcsfs(tmp_path):
+    (tmp_path / "gcsfs.py").write_text("raise ImportError")
+    where = "--workdir=gs://bucket/run"
+    done = lpd("train", DIGITS, where, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+    assert done.returncode == 2
+    assert done.stderr == (
+        "lpd: gs:// paths need gcsfs: pip install -e '.[gcs]' (gs://bucket/run).\n"
+    )
 
 
 def test_help_says_what_there_is():

@@ -95,7 +95,7 @@ def test_a_second_signal_is_not_waited_for():
 def test_a_writer_that_dies_at_its_start_keeps_the_rows(tmp_path, monkeypatch):
     with Writer(tmp_path) as writer:
         writer.write(0, {"loss": 1.0})
-    monkeypatch.setattr(Path, "rename", lambda *_: 1 / 0)
+    monkeypatch.setattr(Path, "replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         Writer(tmp_path, 1)
     assert read_rows(tmp_path) == [{"step": 0, "loss": 1.0}]
