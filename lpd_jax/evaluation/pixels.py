@@ -79,7 +79,8 @@ def near_copies(images: np.ndarray, train: np.ndarray, percentile: float = 1.0) 
 
 def _covariance_root(x: np.ndarray) -> np.ndarray:
     """[M, D] -> R [min(M, D), D] with R^T R the unbiased covariance."""
-    return np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1), mode="r")
+    root = (x - x.mean(0)) / np.sqrt(len(x) - 1)
+    return root if len(x) <= x.shape[1] else np.linalg.qr(root, mode="r")
 
 
 def _nearest(x: np.ndarray, y: np.ndarray, skip_self: bool = False) -> np.ndarray:
