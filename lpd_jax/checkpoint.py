@@ -49,6 +49,7 @@ class Checkpoints:
         self._about = about
         self._checkpointer = ocp.training.Checkpointer(
             self.path,
+            context=_uncompressed(),
             preservation_policy=_KEEP.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
         )
@@ -102,6 +103,13 @@ class Checkpoints:
         return restored["state"], restored["position"]
 
 
+def _uncompressed() -> ocp.Context:
+    # Float32 parameters shrink by 8 % only, and take two to three times as long to read and write.
+    context = ocp.Context()
+    context.array.saving.use_compression = False
+    return context
+
+
 def abstract_of(tree: Any) -> Any:
     """Shapes, dtypes and shardings of a tree of arrays: what a restore asks for."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
@@ -122,7 +130,8 @@ def save_model(path: storage.Where, about: dict[str, Any], params: Any) -> None:
                 (path / "model.json").unlink(missing_ok=True)
             else:
                 shutil.rmtree(partial, ignore_errors=True)
-    ocp.save(partial / "params", params, overwrite=bucket)
+    with _uncompressed():
+        ocp.save(partial / "params", params, overwrite=bucket)
     with distributed.first_process_first("save_model.json"):
         if jax.process_index() == 0:
             storage.write_text(partial / "model.json", json.dumps(about, indent=2) + "\n")
