@@ -4,8 +4,9 @@
     python launch/aot_table.py --write     writes the table from what is there
 
 Each compilation is a process of `aot_check.py` (minutes on one core) and leaves one JSON line, so
-that the work can be stopped and started again. The published batch comes first; where it fits, the
-next is the largest power of two (of chips) that its memory promises, where it does not, the half.
+that the work can be stopped and started again. The published batch of every cell comes first;
+where it fits, the next is the largest power of two (of chips) that its memory promises, where it
+does not, the half. Close to the limit the compiler looks for memory for a quarter of an hour.
 """
 
 import argparse
@@ -40,6 +41,11 @@ SETTINGS = ("--config.mesh.fsdp=16", "--config.decoder.remat=full")
 def cells() -> list[tuple[str, str]]:
     """(model, topology), the largest models first: what may not fit is what people ask about."""
     return [(model, topology) for model in reversed(MODELS) for topology in TOPOLOGIES]
+
+
+def chips_of(topology: str) -> int:
+    """Chips of a topology such as "v5e:16x16"."""
+    return math.prod(int(size) for size in topology.partition(":")[2].split("x"))
 
 
 def next_batch(rows: list[dict[str, Any]], published: int, chips: int) -> int | None:
@@ -87,7 +93,7 @@ def measure(model: str, topology: str, batch: int) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: one line per cell that has a fitting batch or none left to try."""
+    """Markdown: one line per cell that was compiled; "≥" where larger batches are left to try."""
     heads = ("model, px", "slice", "batch", "published", "memory, GiB", "TFLOP")
     heads += ("all-gather", "reduce", "other")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -105,10 +111,11 @@ def table(rows: list[dict[str, Any]]) -> str:
                 lines.append(f"| {' | '.join([*cells, 'none', mark, *['-'] * 5])} |")
                 continue
             best = max(fitting, key=lambda row: row["batch"])
+            known = next_batch(own, published, chips_of(topology)) is None
             moved = dict(best["cost"]["collective_bytes"])
             reduced = moved.pop("all-reduce", 0) + moved.pop("reduce-scatter", 0)
             gathered = moved.pop("all-gather", 0)
-            cells += [str(best["batch"]), mark]
+            cells += [f"{'' if known else '≥ '}{best['batch']}", mark]
             cells += [f"{best['peak'] / GIB:.1f} of {best['limit'] / GIB:g}"]
             cells += [f"{best['cost']['flops'] / 1e12:.1f}"]
             cells += [f"{size / 1e9:.2f} GB" for size in (gathered, reduced, sum(moved.values()))]
@@ -131,16 +138,19 @@ def main() -> None:
     write_only = parser.parse_args().write
     rows = [json.loads(line) for line in LINES.open()] if LINES.is_file() else []
     LINES.parent.mkdir(exist_ok=True)
-    for model, topology in tqdm(cells(), unit="cell", disable=write_only):
-        chips = math.prod(int(size) for size in topology.partition(":")[2].split("x"))
-        while not write_only:
+    for limit in () if write_only else (1, math.inf):
+        for model, topology in tqdm(
+            cells(), "published batch" if limit == 1 else "largest", unit="cell"
+        ):
             own = [r for r in rows if (r["model"], r["topology"]) == (model, topology)]
-            batch = next_batch(own, MODELS[model][1], chips)
-            if batch is None:
-                break
-            rows.append(measure(model, topology, batch))
-            with LINES.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+            while len(own) < limit:
+                batch = next_batch(own, MODELS[model][1], chips_of(topology))
+                if batch is None:
+                    break
+                own.append(measure(model, topology, batch))
+                rows.append(own[-1])
+                with LINES.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(own[-1]) + "\n")
     write(rows)
 
 

@@ -47,3 +47,4 @@ def test_the_table_shows_the_largest_batch_and_marks_the_published_one():
     assert unfit.startswith("| L, 512 | v4:4x4x4 | none | 512 does not fit |")
     assert fit.startswith("| XXL, 256 | v5e:16x16 | 2048 | 1024 fits | 9.0 of 16 | 2.0 |")
     assert fit.endswith("| 0.00 GB | 1.50 GB | 0.00 GB |")
+    assert "| ≥ 2048 | 1024 fits |" in aot_table.table(rows[:2])
