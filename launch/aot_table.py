@@ -4,9 +4,10 @@
     python launch/aot_table.py --write     writes the table from what is there
 
 Each compilation is a process of `aot_check.py` (minutes on one core) and leaves one JSON line, so
-that the work can be stopped and started again. The published batch of every cell comes first;
-where it fits, the next is the largest power of two (of chips) that its memory promises, where it
-does not, the half. Close to the limit the compiler looks for memory for a quarter of an hour.
+that the work can be stopped and started again. The published batch of a model comes first on its
+first slice. What it needs an image promises the largest power of two of images a chip that leaves a
+fifth of the memory free, there and on the other slices; that is compiled, and halved where it does
+not fit. (With less free the compiler looks for memory for a quarter of an hour.)
 """
 
 import argparse
@@ -15,16 +16,22 @@ import math
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from lpd_jax.aot import chip_of  # noqa: E402
+
 LINES = ROOT / "benchmarks/results/aot.jsonl"
 DOCUMENT = ROOT / "docs/pods.md"
 BEGIN, END = "<!-- aot_table.py begins -->", "<!-- aot_table.py ends -->"
 GIB = 2**30
+FREE = 0.8  # share of the memory that a promise may fill
 
 # model -> config, published batch (official `scripts/train`)
 MODELS = {
@@ -34,13 +41,13 @@ MODELS = {
     "L 512": ("configs/lpd_512.py:L", 512),
     "XL 512": ("configs/lpd_512.py:XL", 256),
 }
-TOPOLOGIES = ("v5e:16x16", "v5p:4x4x4", "v6e:16x16", "v4:4x4x4")
+TOPOLOGIES = ("v5e:16x16", "v5p:4x4x4", "v4:4x4x4", "v6e:16x16")
 SETTINGS = ("--config.mesh.fsdp=16", "--config.decoder.remat=full")
 
 
 def cells() -> list[tuple[str, str]]:
-    """(model, topology), the largest models first: what may not fit is what people ask about."""
-    return [(model, topology) for model in reversed(MODELS) for topology in TOPOLOGIES]
+    """(model, topology), the topologies that compile fastest and the largest models first."""
+    return [(model, topology) for topology in TOPOLOGIES for model in reversed(MODELS)]
 
 
 def chips_of(topology: str) -> int:
@@ -48,31 +55,44 @@ def chips_of(topology: str) -> int:
     return math.prod(int(size) for size in topology.partition(":")[2].split("x"))
 
 
-def next_batch(rows: list[dict[str, Any]], published: int, chips: int) -> int | None:
-    """The batch to compile next for a cell, given its rows; None when the largest is known.
+def next_batch(
+    rows: list[dict[str, Any]], published: int, topology: str, kin: Sequence[dict[str, Any]] = ()
+) -> int | None:
+    """The batch to compile next for a cell; None when the largest is known.
 
     Args:
-        rows: of the cell; `fits`, `batch`, `peak`, `temporary` and `limit` are used.
-        published: the first batch.
-        chips: least batch.
+        rows: of the cell; `fits`, `batch`, `topology`, `peak` and `temporary` are used.
+        published: batch of the model, at least one image for each chip is tried.
+        topology: of the cell.
+        kin: rows of the model on other slices.
     """
-    tried = {row["batch"]: row for row in rows}
-    if not tried:
-        return max(published, chips)
-    fitting = [batch for batch, row in tried.items() if row["fits"]]
-    if not fitting:
+    chips = chips_of(topology)
+    least, tried = max(published, chips), {row["batch"] for row in rows}
+    fitting = [row for row in rows if row["fits"]]
+    if rows and not fitting:
         half = min(tried) // 2
         return half if half >= chips else None
-    best = max(fitting)
-    row = tried[best]
-    # Temporaries grow with the batch, nothing else does.
-    room = (row["limit"] - row["peak"] + row["temporary"]) / row["temporary"]
-    promised = best * 2 ** int(math.log2(room))
-    while promised > best:
+    known = fitting or [row for row in kin if row["fits"]]
+    if not known:
+        return least
+    # The larger, the less is in it that does not grow.
+    best = max(known, key=lambda row: row["batch"] / chips_of(row["topology"]))
+    promised = chips * images_a_chip(best, chip_of(topology).hbm_gib * GIB)
+    if not rows:
+        return max(promised, least)
+    while promised > max(row["batch"] for row in fitting):
         if promised not in tried:
             return promised
         promised //= 2
     return None
+
+
+def images_a_chip(row: dict[str, Any], memory: int) -> int:
+    """Largest power of two that a row promises for chips of that many bytes; at least 1."""
+    # Temporaries grow with the batch, nothing else does: each chip has its part of the parameters.
+    image = row["temporary"] * chips_of(row["topology"]) / row["batch"]
+    room = (FREE * memory - row["peak"] + row["temporary"]) / image
+    return 2 ** max(0, math.floor(math.log2(max(room, 1))))
 
 
 def measure(model: str, topology: str, batch: int) -> dict[str, Any]:
@@ -111,7 +131,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 lines.append(f"| {' | '.join([*cells, 'none', mark, *['-'] * 5])} |")
                 continue
             best = max(fitting, key=lambda row: row["batch"])
-            known = next_batch(own, published, chips_of(topology)) is None
+            known = next_batch(own, published, topology) is None
             moved = dict(best["cost"]["collective_bytes"])
             reduced = moved.pop("all-reduce", 0) + moved.pop("reduce-scatter", 0)
             gathered = moved.pop("all-gather", 0)
@@ -135,23 +155,20 @@ def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="compile nothing")
-    write_only = parser.parse_args().write
+    parser.add_argument("--model", action="append", choices=MODELS, help="these alone")
+    options = parser.parse_args()
     rows = [json.loads(line) for line in LINES.open()] if LINES.is_file() else []
     LINES.parent.mkdir(exist_ok=True)
-    for limit in () if write_only else (1, math.inf):
-        for model, topology in tqdm(
-            cells(), "published batch" if limit == 1 else "largest", unit="cell"
-        ):
-            own = [r for r in rows if (r["model"], r["topology"]) == (model, topology)]
-            while len(own) < limit:
-                batch = next_batch(own, MODELS[model][1], chips_of(topology))
-                if batch is None:
-                    break
-                own.append(measure(model, topology, batch))
-                rows.append(own[-1])
-                with LINES.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(own[-1]) + "\n")
-    write(rows)
+    wanted = [] if options.write else [c for c in cells() if c[0] in (options.model or MODELS)]
+    for model, topology in tqdm(wanted, unit="cell"):
+        own = [r for r in rows if (r["model"], r["topology"]) == (model, topology)]
+        kin = [r for r in rows if r["model"] == model and r["topology"] != topology]
+        while (batch := next_batch(own, MODELS[model][1], topology, kin)) is not None:
+            own.append(measure(model, topology, batch))
+            rows.append(own[-1])
+            with LINES.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(own[-1]) + "\n")
+    write([json.loads(line) for line in LINES.open()])
 
 
 if __name__ == "__main__":
