@@ -72,3 +72,13 @@ def test_fingerprints_change_with_anything(params):
     assert print_ == checkpoint.fingerprint(dict(ABOUT), jax.tree.map(np.asarray, params))
     assert print_ != checkpoint.fingerprint(ABOUT | {"x": 1}, params)
     assert print_ != checkpoint.fingerprint(ABOUT, params | {"b": jnp.ones(4).at[0].set(2)})
+
+
+def test_models_are_written_uncompressed_and_within_the_memory_given(tmp_path, params, monkeypatch):
+    active, enter = [], checkpoint.ocp.Context.__enter__
+    record = lambda context: (active.append(context), enter(context))[1]  # noqa: E731
+    monkeypatch.setattr(checkpoint.ocp.Context, "__enter__", record)
+    checkpoint.save_model(tmp_path / "model", ABOUT, params, 64)
+    # The innermost is the one that counts.
+    assert active[-1].memory.write_concurrent_bytes == 64
+    assert not active[-1].array.saving.use_compression

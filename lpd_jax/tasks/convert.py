@@ -24,7 +24,6 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from orbax.checkpoint import v1 as ocp
 
 from lpd_jax import checkpoint, storage, weights
 from lpd_jax.errors import InputError
@@ -205,9 +204,7 @@ def _import(
         claim(directory, settings)
         # The least that works: the writer holds one whole array beyond the weights, not all.
         limit = 1 + max(leaf.nbytes for leaf in leaves)
-        memory = ocp.options.MemoryOptions(write_concurrent_bytes=limit)
-        with ocp.Context(memory_options=memory):
-            checkpoint.save_model(directory / "model", about, tree.unflatten(leaves))
+        checkpoint.save_model(directory / "model", about, tree.unflatten(leaves), limit)
     _LOG.info("convert: %s is now %s", path, directory / "model")
 
 
