@@ -41,7 +41,7 @@ from lpd_jax.generation.groups import group_sizes
 from lpd_jax.generation.loop import generate_codes
 from lpd_jax.generation.orders import LocalityAware
 from lpd_jax.generation.plan import make_plan
-from lpd_jax.generation.program import draw_orders, generate, image_keys
+from lpd_jax.generation.program import decode_parts, draw_orders, generate, image_keys
 from lpd_jax.generation.sampling import sampling_rule
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
@@ -75,7 +75,7 @@ def networks(args) -> tuple[Decoder, Tokenizer, tuple]:
     """Decoder, tokenizer and their random parameters, in the layout that is asked for."""
     config = (lpd_256 if args.pixels == 256 else lpd_512).get_config(args.model)
     size = {key: config.decoder[key] for key in ("width", "depth", "heads")}
-    tokenizer = Tokenizer(TokenizerConfig(**config.tokenizer))
+    tokenizer = Tokenizer(TokenizerConfig(**config.tokenizer), args.dtype)
     decoder = Decoder(
         DecoderConfig(
             grid=(args.pixels // tokenizer.config.stride,) * 2,
@@ -97,6 +97,7 @@ def programs(args, decoder: Decoder, tokenizer: Tokenizer, params):
     plan = make_plan(group_sizes(n, steps), args.segments)
     rule = sampling_rule(guidance=1.0 if args.no_guidance else 4.8)
     labels, indices = jnp.arange(args.batch) % 1000, jnp.arange(args.batch)
+    parts = decode_parts(args.batch, 1, (args.pixels, args.pixels))
     key, order = jax.random.key(0), LocalityAware()
 
     def codes(params, labels, indices, key, order, rule):
@@ -105,7 +106,8 @@ def programs(args, decoder: Decoder, tokenizer: Tokenizer, params):
         return generate_codes(decoder, params[0], labels, orders, keys, plan, rule)
 
     def pixels(params, labels, indices, key, order, rule):
-        return generate(decoder, tokenizer, params, labels, indices, key, order, plan, rule).images
+        of_images = labels, indices, key, order
+        return generate(decoder, tokenizer, params, *of_images, plan, rule, parts).images
 
     inputs = (params, labels, indices, key, order, rule)
     return plan, {

@@ -1,19 +1,22 @@
 """Error of bfloat16 compute: our decoder, and the official code, against float32 logits.
 
-    LPD_REFERENCE_DIR=... python benchmarks/precision.py [--exchange=DIR]
+    LPD_REFERENCE_DIR=... python benchmarks/precision.py [--exchange=DIR] [--workdir=DIR]
 
 Prints one JSON line per model: those of the reference directory, and LPD-L at 256 px with random
 weights (the initialisation of both codes), one image each, all tokens given. `--exchange` writes
 each model's official weights and inputs to `DIR/<name>.safetensors` and `DIR/<name>.inputs.npz`;
 where `DIR/<name>.official.npz` holds `float32` and `bfloat16`, the logits that the official code
-gave for them [B, N, V] (autocast for the latter), they are measured against ours too.
+gave for them [B, N, V] (autocast for the latter), they are measured against ours too. `--workdir`
+adds the images that the tokenizer trained there decodes from the held-out codes.
 
 Dims: B batch, N tokens, V codes.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
+import math
 import os
 from pathlib import Path
 
@@ -22,9 +25,12 @@ import numpy as np
 from flax import linen as nn
 
 from lpd_jax import weights
+from lpd_jax.data.codes import load_codes
 from lpd_jax.generation.groups import official, step_of
 from lpd_jax.models.decoder import Decoder, DecoderConfig
-from lpd_jax.trained import init_decoder
+from lpd_jax.models.tokenizer import to_uint8
+from lpd_jax.parallel import MeshConfig, make_mesh
+from lpd_jax.trained import init_decoder, load_tokenizer
 
 REFERENCE = Path(os.environ.get("LPD_REFERENCE_DIR", "tests/reference"))
 
@@ -105,13 +111,41 @@ def measure(name, config, params, inputs, exchange):
     return row
 
 
+def decoding(workdir):
+    """One row: bytes of the images decoded in bfloat16 against those decoded in float32."""
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    network, params, _ = load_tokenizer(workdir / "tokenizer/model", mesh)
+    codes = load_codes(workdir / "codes", "heldout")["codes"][:, 0]
+    grid = (math.isqrt(codes.shape[-1]),) * 2
+    exact, rough = (
+        np.float64(_pixels(network.clone(decode_dtype=dtype), params, codes, grid))
+        for dtype in ("float32", "bfloat16")
+    )
+    off = np.abs(exact - rough)
+    return {
+        "model": "tokenizer",
+        "images": len(codes),
+        "psnr_db": round(float(10 * np.log10(255**2 / np.mean(off**2))), 1),
+        "max_level": int(off.max()),
+        "mean_level": round(float(off.mean()), 3),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _pixels(network, params, codes, grid):
+    return to_uint8(network.apply({"params": params}, codes, grid, method="decode"))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--exchange", type=Path)
-    exchange = parser.parse_args().exchange
+    parser.add_argument("--workdir", type=Path)
+    args = parser.parse_args()
     machine = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
     for model in (*reference_models(), full_size_model()):
-        print(json.dumps(measure(*model, exchange) | machine), flush=True)
+        print(json.dumps(measure(*model, args.exchange) | machine), flush=True)
+    if args.workdir:
+        print(json.dumps(decoding(args.workdir) | machine), flush=True)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def get_config() -> ConfigDict:
             "top_k": 0,
             "top_p": 1.0,
             "batch_size": 90,
-            "dtype": "",  # of the decoder's products; what it was trained with when empty
+            "dtype": "",  # of products and VQ decoding; what they were trained with when empty
             "quantize": "",  # "int8" or "int8_w8a8" kernels in the decoder; floats when empty
             "segments": 1,  # compiled bodies of the loop: more pad less and compile longer
         }

@@ -17,7 +17,7 @@ Training from scratch, on codes of the LlamaGen tokenizer (as published: L and X
     bash launch/tpu_pod.sh train --config=configs/lpd_256.py:XXL --workdir=/data/xxl \\
         --config.mesh.fsdp=16 --config.decoder.remat=full
 
-Sources: official `scripts/train`, `scripts/eval`; paper sections 4.1 and appendix.
+Sources: official `scripts/train`, `scripts/eval`, `engine.py`; paper sections 4.1 and appendix.
 """
 
 from ml_collections import ConfigDict
@@ -88,6 +88,7 @@ def get_config(size: str = "L") -> ConfigDict:
         guidance_schedule="linear",
         temperature=1.0,
         batch_size=64,
+        dtype="bfloat16",  # decoder and VQ decoder, as the official evaluation under autocast
         segments=8 if name == "L" else 4,  # padded work 1.045 and 1.124; more compile longer
     )
     config.evaluate.steps = config.sample.steps

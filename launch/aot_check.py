@@ -81,13 +81,14 @@ def train_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> aot.Program:
 
 def generate_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> aot.Program:
     """The program that `lpd_jax.tasks.sample` runs."""
-    section, network = config.sample, decoder(config)
+    section, network, tokenizer = config.sample, decoder(config), build.tokenizer(config)
     if section.dtype:
         network = Decoder(dataclasses.replace(network.config, dtype=section.dtype))
+        tokenizer = tokenizer.clone(decode_dtype=section.dtype)
     ways = batch_ways(mesh)
     return aot.generate_program(
         network,
-        build.tokenizer(config),
+        tokenizer,
         build.order(section),
         make_plan(build.group_sizes(section, network.config.num_tokens), section.segments),
         build.sampling(config.sample),

@@ -21,7 +21,7 @@ from jax.experimental import topologies
 from lpd_jax import hlo, parallel
 from lpd_jax.errors import InputError
 from lpd_jax.generation.plan import Plan
-from lpd_jax.generation.program import generate
+from lpd_jax.generation.program import decode_parts, generate
 from lpd_jax.generation.sampling import SamplingRule
 from lpd_jax.models.decoder import Decoder
 from lpd_jax.models.tokenizer import Tokenizer
@@ -180,13 +180,17 @@ def generate_program(
     numbers = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=rows)
     key, order, rule = placed((key, *jax.eval_shape(lambda *x: x, order, rule)), whole)
 
+    pixels = tuple(side * tokenizer.config.stride for side in decoder.config.grid)
+    parts = decode_parts(batch, parallel.batch_ways(mesh), pixels)
+
     def run(params, labels, indices, key, order, rule):
-        return generate(decoder, tokenizer, params, labels, indices, key, order, plan, rule)
+        networks = decoder, tokenizer, params
+        return generate(*networks, labels, indices, key, order, plan, rule, parts)
 
     params = (decoder_params, tokenizer_params)
-    parts = {"decoder": decoder_params, "tokenizer": tokenizer_params}
+    known = {"decoder": decoder_params, "tokenizer": tokenizer_params}
     args = (params, numbers, numbers, key, order, rule)
-    return Program("generation", batch, jax.jit(run), args, parts)
+    return Program("generation", batch, jax.jit(run), args, known)
 
 
 def _check_batch(batch: int, parts: int, mesh: jax.sharding.Mesh) -> None:

@@ -19,6 +19,7 @@ from lpd_jax.generation.program import (
     Edits,
     Partial,
     Samples,
+    decode_parts,
     draw_orders,
     edit,
     generate,
@@ -72,8 +73,8 @@ class Sampler:
         Args:
             path: a workdir in which they were trained or converted; gs://bucket/... too.
             mesh, rules: devices (all by default), and how parameters lie on them.
-            dtype: of the decoder's matrix products; what it was trained or converted with by
-                default.
+            dtype: of the products of the decoder and of the VQ decoder ("bfloat16" is what the
+                official evaluation does); what they were trained or converted with by default.
             quantize: "int8" keeps the kernels of the decoder's blocks and head in int8,
                 "int8_w8a8" multiplies integers too (see `lpd_jax.quantize`); empty for neither.
 
@@ -96,7 +97,7 @@ class Sampler:
         return cls(
             decoder=decoder,
             decoder_params=decoder_params,
-            tokenizer=tokenizer,
+            tokenizer=tokenizer.clone(decode_dtype=dtype or ""),
             tokenizer_params=tokenizer_params,
             class_names=tuple(about["class_names"]),
             guidable=about["label_drop"] > 0,
@@ -162,9 +163,9 @@ class Sampler:
             shown = images
             if step < last:
 
-                def run(take, known=known):
+                def run(take, parts, known=known):
                     of_images = take(codes), take(known)
-                    return preview(self.tokenizer, self.tokenizer_params, *of_images, grid)
+                    return preview(self.tokenizer, self.tokenizer_params, *of_images, grid, parts)
 
                 shown = self._in_batches(np.arange(len(codes)), None, run)
             if cover:
@@ -212,9 +213,9 @@ class Sampler:
         plan, key = make_plan(group_sizes, segments), jax.random.key(seed)
         indices = first_index + np.arange(len(labels))
 
-        def run(take):
+        def run(take, parts):
             of_images = take(labels), take(indices)
-            return generate(*self._networks, *of_images, key, take(order), plan, rule)
+            return generate(*self._networks, *of_images, key, take(order), plan, rule, parts)
 
         rows = np.arange(len(labels))
         return self._in_batches(rows, batch_size, run, "sample" if progress else "")
@@ -279,9 +280,9 @@ class Sampler:
             sizes = editing.group_sizes(count, num_tokens, steps, group_schedule)
             plan = make_plan(sizes, segments, num_tokens - count) if sizes else None
 
-            def run(take, plan=plan):
+            def run(take, parts, plan=plan):
                 of_images = take(pixels), take(unknown), take(labels), take(indices)
-                return edit(*self._networks, *of_images, key, take(order), plan, rule)
+                return edit(*self._networks, *of_images, key, take(order), plan, rule, parts)
 
             part = self._in_batches(rows, batch_size, run, f"edit {count} cells" * progress)
             parts.append((rows, sizes, part))
@@ -295,18 +296,19 @@ class Sampler:
         self,
         rows: np.ndarray,
         batch_size: int | None,
-        run: Callable[[Callable], Any],
+        run: Callable[[Callable, int], Any],
         progress: str = "",
     ) -> Any:
-        """Calls `run(take)` for as many rows each time, and joins what it returns.
+        """Calls `run(take, parts)` for as many rows each time, and joins what it returns.
 
         `take` cuts the rows out of an array and spreads them over the devices; what is no NumPy
-        array it returns as it is. `progress` is the name of a bar, which an empty one has not.
+        array it returns as it is. `parts` is of `decode_parts`. `progress` is the name of a bar,
+        which an empty one has not.
         """
-        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        ways = parallel.batch_ways(self.mesh)
         size = ways * math.ceil(min(batch_size or len(rows), len(rows)) / ways)
-        place = parallel.batch_sharding(self.mesh)
-        parts = []
+        place, parts = parallel.batch_sharding(self.mesh), decode_parts(size, ways, self.image_size)
+        results = []
         with parallel.use(self.mesh, self.rules):
             starts = range(0, len(rows), size)
             for start in tqdm(starts, progress, unit="batch", disable=not progress):
@@ -316,8 +318,8 @@ class Sampler:
                 def take(x, taken=taken):
                     return jax.device_put(x[taken], place) if isinstance(x, np.ndarray) else x
 
-                parts.append(distributed.to_host(run(take)))
-        return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
+                results.append(distributed.to_host(run(take, parts)))
+        return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *results)
 
     def _check(self, labels, order, rule: SamplingRule) -> np.ndarray:
         config = self.decoder.config

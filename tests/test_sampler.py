@@ -8,10 +8,11 @@ import pytest
 
 from lpd_jax import parallel
 from lpd_jax.errors import InputError
+from lpd_jax.generation import program
 from lpd_jax.generation.editing import rectangle
 from lpd_jax.generation.groups import group_sizes
 from lpd_jax.generation.orders import LocalityAware, Random
-from lpd_jax.generation.program import edit, preview
+from lpd_jax.generation.program import decode_parts, edit, preview
 from lpd_jax.generation.sampling import sampling_rule
 from lpd_jax.models.tokenizer import to_uint8
 from lpd_jax.sampler import Sampler, generate
@@ -77,6 +78,38 @@ def test_an_image_does_not_depend_on_the_mesh(sampler, axes):
     there = draw(on_mesh(sampler, parallel.MeshConfig(*axes)))
     np.testing.assert_array_equal(here.codes, there.codes)
     np.testing.assert_array_equal(here.orders, there.orders)
+
+
+@pytest.mark.parametrize("axes", [(1, 1, 1), (2, 1, 4)], ids=str)
+def test_decoding_in_parts_changes_nothing(sampler, axes, monkeypatch):
+    labels, mesh = np.arange(12) % 5, parallel.MeshConfig(*axes)
+    if axes != (1, 1, 1):
+        sampler = on_mesh(sampler, mesh)
+    before, whole = generate._cache_size(), draw(sampler, labels)
+    monkeypatch.setattr(program, "_PIXELS_AT_ONCE", 3 * 16 * 24)
+    in_parts = draw(sampler, labels)
+    assert generate._cache_size() == before + 2
+    np.testing.assert_array_equal(in_parts.codes, whole.codes)
+    # Sums in another order may send a value at a border to the next of 256 levels.
+    off = np.abs(in_parts.images.astype(int) - whole.images)
+    assert off.max() <= 1 and (off > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("batch", "ways", "side", "parts"),
+    [
+        (64, 1, 256, 8),
+        (64, 8, 256, 1),
+        (64, 4, 512, 8),
+        (10, 1, 256, 2),
+        (11, 1, 256, 11),
+        (2, 1, 2048, 2),
+        (1, 1, 2048, 1),
+        (500, 1, 32, 1),
+    ],
+)
+def test_a_device_decodes_few_pixels_at_once(batch, ways, side, parts):
+    assert decode_parts(batch, ways, (side, side)) == parts
 
 
 def test_another_seed_is_another_image(sampler):

@@ -6,12 +6,13 @@ Dims: B images, H×W pixels, h×w grid, N = h·w cells, M generated cells (N les
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import struct
 
 from lpd_jax import parallel
@@ -22,6 +23,8 @@ from lpd_jax.generation.plan import Plan
 from lpd_jax.generation.sampling import SamplingRule
 from lpd_jax.models.decoder import Decoder
 from lpd_jax.models.tokenizer import Tokenizer, to_uint8
+
+_PIXELS_AT_ONCE = 8 * 256 * 256  # that one device decodes
 
 
 @struct.dataclass
@@ -103,7 +106,30 @@ def draw_orders(
     return jax.vmap(lambda k: order.draw(k, grid, group_sizes))(order_keys)
 
 
-@functools.partial(jax.jit, static_argnames=("decoder", "tokenizer", "plan"))
+def decode_parts(batch: int, ways: int, image_size: tuple[int, int]) -> int:
+    """Parts in which to decode `batch` images of (H, W) pixels on `ways` devices.
+
+    As many as leave every device at most eight images of 256 pixels at a time. The activations of a
+    VQ decoder are large: for 64 images at once they would be most of what a device holds.
+    """
+    each = batch // ways
+    fitting = max(1, _PIXELS_AT_ONCE // math.prod(image_size))
+    return next(
+        parts for parts in range(1, each + 1) if each % parts == 0 and each <= parts * fitting
+    )
+
+
+def in_parts(run: Callable[..., jax.Array], parts: int, *arrays: jax.Array) -> jax.Array:
+    """`run(*arrays)`, for `parts` equal parts of the first axis one after the other."""
+    if parts == 1:
+        return run(*arrays)
+    # Every part takes rows from every device's part of the batch.
+    split = [rearrange(x, "(b parts) ... -> parts b ...", parts=parts) for x in arrays]
+    results = jax.lax.map(lambda part: run(*parallel.constrain_batch(part)), split)
+    return parallel.constrain_batch(rearrange(results, "parts b ... -> (b parts) ..."))
+
+
+@functools.partial(jax.jit, static_argnames=("decoder", "tokenizer", "plan", "parts"))
 def generate(
     decoder: Decoder,
     tokenizer: Tokenizer,
@@ -114,6 +140,7 @@ def generate(
     order: Any,
     plan: Plan,
     rule: SamplingRule,
+    parts: int = 1,
 ) -> Samples:
     """Labels to pixels in one XLA program: orders, all decoding steps, VQ decoding.
 
@@ -127,6 +154,7 @@ def generate(
         order: one of `lpd_jax.generation.orders`, drawn per image; or orders int32 [B, N].
         plan: group sizes and padding; static.
         rule: guidance and sampling.
+        parts: of the batch that are decoded to pixels one after the other; static.
     """
     grid = decoder.config.grid
     _, token_keys = image_keys(key, indices)
@@ -136,11 +164,11 @@ def generate(
         orders = draw_orders(order, key, indices, grid, plan.group_sizes)
     generated = generate_codes(decoder, params[0], labels, orders, token_keys, plan, rule)
     codes = parallel.constrain_batch(to_raster(generated, orders, decoder.config.num_tokens))
-    images = tokenizer.apply({"params": params[1]}, codes, grid, method="decode")
-    return Samples(to_uint8(images), codes, orders)
+    images = in_parts(functools.partial(_pixels, tokenizer, params[1], grid), parts, codes)
+    return Samples(images, codes, orders)
 
 
-@functools.partial(jax.jit, static_argnames=("decoder", "tokenizer", "plan"))
+@functools.partial(jax.jit, static_argnames=("decoder", "tokenizer", "plan", "parts"))
 def edit(
     decoder: Decoder,
     tokenizer: Tokenizer,
@@ -153,11 +181,12 @@ def edit(
     order: Any,
     plan: Plan | None,
     rule: SamplingRule,
+    parts: int = 1,
 ) -> Samples:
     """Images and masks to edited images in one XLA program: VQ encoding, prefill, steps, decoding.
 
     Args:
-        decoder, tokenizer, params, labels, indices, key, order, rule: as in `generate`.
+        decoder, tokenizer, params, labels, indices, key, order, rule, parts: as in `generate`.
         images: float32 [B, H, W, 3] in [-1, 1].
         unknown: bool [B, N], the cells to generate: M in every row.
         plan: over M generated and N - M known tokens; None when M is 0. Static.
@@ -175,13 +204,18 @@ def edit(
             decoder, params[0], codes, unknown, labels, orders, token_keys, plan, rule
         )
     codes = parallel.constrain_batch(codes)
-    images = tokenizer.apply({"params": params[1]}, codes, grid, method="decode")
-    return Samples(to_uint8(images), codes, orders)
+    images = in_parts(functools.partial(_pixels, tokenizer, params[1], grid), parts, codes)
+    return Samples(images, codes, orders)
 
 
-@functools.partial(jax.jit, static_argnames=("tokenizer", "grid"))
+@functools.partial(jax.jit, static_argnames=("tokenizer", "grid", "parts"))
 def preview(
-    tokenizer: Tokenizer, params: Any, codes: jax.Array, known: jax.Array, grid: tuple[int, int]
+    tokenizer: Tokenizer,
+    params: Any,
+    codes: jax.Array,
+    known: jax.Array,
+    grid: tuple[int, int],
+    parts: int = 1,
 ) -> jax.Array:
     """What the tokenizer makes of unfinished images, uint8 [B, H, W, 3].
 
@@ -190,11 +224,21 @@ def preview(
         codes: int32 [B, N].
         known: bool [B, N]; the mean of the codebook stands in for the other codes.
         grid: (h, w); static.
+        parts: as in `generate`.
     """
 
-    def decode(network: Tokenizer) -> jax.Array:
+    def decode(network: Tokenizer, codes: jax.Array, known: jax.Array) -> jax.Array:
         codebook = network.quantizer.codebook()
         latents = jnp.where(known[..., None], codebook[codes], codebook.mean(axis=0))
         return network.decode_latents(latents.reshape(len(codes), *grid, -1))
 
-    return to_uint8(tokenizer.apply({"params": params}, method=decode))
+    def run(codes: jax.Array, known: jax.Array) -> jax.Array:
+        return to_uint8(tokenizer.apply({"params": params}, codes, known, method=decode))
+
+    return in_parts(run, parts, codes, known)
+
+
+def _pixels(
+    tokenizer: Tokenizer, params: Any, grid: tuple[int, int], codes: jax.Array
+) -> jax.Array:
+    return to_uint8(tokenizer.apply({"params": params}, codes, grid, method="decode"))

@@ -66,17 +66,22 @@ class Tokenizer(nn.Module):
     """Encoder, vector quantiser and decoder.
 
     Images are float [B, H, W, C] in [-1, 1], H and W multiples of `config.stride`.
+
+    Attributes:
+        config: sizes.
+        decode_dtype: of the products that turn codes into images; `config.dtype` when empty.
     """
 
     config: TokenizerConfig
+    decode_dtype: str = ""
 
     def setup(self):
         c = self.config
-        dtype = jnp.dtype(c.dtype)
+        out = dataclasses.replace(c, dtype=self.decode_dtype or c.dtype)
         self.encoder = Encoder(c)
-        self.decoder = Decoder(c)
-        self.to_code = nn.Dense(c.codebook_dim, dtype=dtype, kernel_init=uniform_fan_in)
-        self.from_code = nn.Dense(c.z_channels, dtype=dtype, kernel_init=uniform_fan_in)
+        self.decoder = Decoder(out)
+        self.to_code = dense(c, c.codebook_dim, name=None)
+        self.from_code = dense(out, c.z_channels, name=None)
         self.quantizer = VectorQuantizer(
             c.codebook_size,
             c.codebook_dim,

@@ -1,6 +1,7 @@
 """The tokenizer's contract: shapes, ranges, gradients, errors. Its numbers: tests/parity."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -138,6 +139,18 @@ def test_bfloat16_keeps_parameters_and_results_in_float32(params, images):
     reconstruction, quantized = apply(params, images, config=config)
     assert reconstruction.dtype == quantized.latents.dtype == jnp.float32
     assert apply(params, images, config=config, method="features").dtype == jnp.bfloat16
+
+
+def test_only_decoding_takes_the_dtype_of_decoding(params, images):
+    rounded = functools.partial(Tokenizer(CONFIG, "bfloat16").apply, {"params": params})
+    latents = apply(params, images, method="latents")
+    np.testing.assert_array_equal(latents, rounded(images, method="latents"))
+    codes, grid = apply(params, images, method="encode"), latents.shape[1:3]
+    one = apply(params, codes, grid, method="decode")
+    other = rounded(codes, grid, method="decode")
+    assert other.dtype == jnp.float32
+    error = jnp.sqrt(jnp.mean((one - other) ** 2) / jnp.mean(one**2))
+    assert 1e-4 < error < 3e-2  # eight bits of mantissa, a few layers
 
 
 def test_images_that_do_not_divide_into_patches(params):

@@ -170,7 +170,7 @@ def test_the_dtype_of_sampling_can_be_chosen(finished):
     workdir, _ = finished
     assert Sampler.load(workdir).decoder.config.dtype == "float32"
     sampler = Sampler.load(workdir, dtype="bfloat16")
-    assert sampler.decoder.config.dtype == "bfloat16"
+    assert sampler.decoder.config.dtype == sampler.tokenizer.decode_dtype == "bfloat16"
     assert sampler([3], steps=4).shape == (1, 32, 32, 3)
 
 
