@@ -143,6 +143,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def read_lines() -> list[dict[str, Any]]:
+    """The rows measured so far."""
+    return [json.loads(line) for line in LINES.open()] if LINES.is_file() else []
+
+
 def write(rows: list[dict[str, Any]]) -> None:
     """Puts the table between its marks in the document."""
     text = DOCUMENT.read_text(encoding="utf-8")
@@ -157,7 +162,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="compile nothing")
     parser.add_argument("--model", action="append", choices=MODELS, help="these alone")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in LINES.open()] if LINES.is_file() else []
+    rows = read_lines()
     LINES.parent.mkdir(exist_ok=True)
     wanted = [] if options.write else [c for c in cells() if c[0] in (options.model or MODELS)]
     for model, topology in tqdm(wanted, unit="cell"):
@@ -168,7 +173,7 @@ def main() -> None:
             rows.append(own[-1])
             with LINES.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(own[-1]) + "\n")
-    write([json.loads(line) for line in LINES.open()])
+    write(read_lines())
 
 
 if __name__ == "__main__":

@@ -209,10 +209,6 @@ def _import(
 
 
 def _export(path: str, official: dict[str, np.ndarray]) -> None:
-    if storage.in_bucket(path):
-        with storage.whole(path) as file:
-            weights.write(file, official)
-    else:
-        weights.write(storage.path(path), official)
+    weights.write(path, official)
     size = sum(array.size for array in official.values())
     _LOG.info("convert: %d arrays, %.1fM numbers in %s", len(official), size / 1e6, path)

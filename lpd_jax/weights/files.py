@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from lpd_jax import storage
 from lpd_jax.errors import InputError
 
 _BROKEN = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -81,24 +82,21 @@ def read(path: str | Path) -> Weights:
     return Weights(path, unwrap(entries))
 
 
-def write(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
+def write(path: storage.Where, weights: Mapping[str, np.ndarray]) -> None:
     """Writes arrays under their names as `.safetensors`, whole or not at all.
 
     Raises:
         InputError: the path does not end in `.safetensors`.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
+    if storage.path(path).suffix != ".safetensors":
         raise InputError(f"Weights are written as .safetensors; rename {path}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.touch()
-    mode = partial.stat().st_mode
-    # The writer copies buffers as they lie in memory and does not look at strides.
-    save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, partial)
-    # The writer makes files that only their owner can read, whatever the umask says.
-    partial.chmod(mode)
-    partial.replace(path)
+    with storage.whole(path) as file:
+        file.touch()
+        mode = file.stat().st_mode
+        # The writer copies buffers as they lie in memory and does not look at strides.
+        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, file)
+        # The writer makes files that only their owner can read, whatever the umask says.
+        file.chmod(mode)
 
 
 def unwrap(entries: Mapping[str, Callable]) -> dict[str, Callable]:
