@@ -137,8 +137,10 @@ def run_without_the_package(directory, *runs):
     )
 
 
-def test_the_script_draws_them_without_this_package(workdir, config, tmp_path):
-    config.sample.dtype = "bfloat16"
+# In bfloat16 what the compiler fuses decides what is rounded; another code would be another image.
+@pytest.mark.parametrize(("dtype", "most", "mean"), [("float32", 0, 0), ("bfloat16", 8, 1)])
+def test_the_script_draws_them_without_this_package(workdir, config, tmp_path, dtype, most, mean):
+    config.sample.dtype = dtype
     config.export.path = str(tmp_path / "new" / "digits")
     directory = export.run(config, workdir)
     assert directory == Path(config.export.path)
@@ -156,7 +158,8 @@ def test_the_script_draws_them_without_this_package(workdir, config, tmp_path):
         rule, order = build.sampling(config.sample), build.order(config.sample)
         want = trained.sample(labels, sizes, order, rule, seed=seed)
         with Image.open(tmp_path / f"{file}.png") as image:
-            np.testing.assert_array_equal(np.asarray(image), np.hstack(want.images))
+            off = np.abs(np.asarray(image, int) - np.hstack(want.images))
+        assert off.max() <= most and off.mean() <= mean
 
 
 def test_an_export_is_made_once_and_nothing_is_overwritten(workdir, config, tmp_path):
