@@ -305,6 +305,7 @@ def main():
         return
     row = start(args) if args.start else measure(args)
     row |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    row["glibc_tunables"] = os.environ.get("GLIBC_TUNABLES", "")  # large pages matter on CPUs
     print(json.dumps(row), flush=True)
     if args.json:
         with args.json.open("a") as file:

@@ -316,6 +316,7 @@ def main() -> None:
         "devices": jax.device_count(),
         "cores": len(os.sched_getaffinity(0)),
         "jax": jax.__version__,
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),  # large pages matter on CPUs
         "python": platform.python_version(),
     }
     line = json.dumps(settings | figures | machine)
