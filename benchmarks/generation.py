@@ -41,7 +41,7 @@ from lpd_jax.generation.groups import group_sizes
 from lpd_jax.generation.loop import generate_codes
 from lpd_jax.generation.orders import LocalityAware
 from lpd_jax.generation.plan import make_plan
-from lpd_jax.generation.program import decode_parts, draw_orders, generate, image_keys
+from lpd_jax.generation.program import draw_orders, generate, image_keys, tokenizer_parts
 from lpd_jax.generation.sampling import sampling_rule
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
@@ -97,7 +97,7 @@ def programs(args, decoder: Decoder, tokenizer: Tokenizer, params):
     plan = make_plan(group_sizes(n, steps), args.segments)
     rule = sampling_rule(guidance=1.0 if args.no_guidance else 4.8)
     labels, indices = jnp.arange(args.batch) % 1000, jnp.arange(args.batch)
-    parts = decode_parts(args.batch, 1, (args.pixels, args.pixels))
+    parts = tokenizer_parts(args.batch, 1, (args.pixels, args.pixels))
     key, order = jax.random.key(0), LocalityAware()
 
     def codes(params, labels, indices, key, order, rule):

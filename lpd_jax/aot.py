@@ -21,7 +21,7 @@ from jax.experimental import topologies
 from lpd_jax import hlo, parallel
 from lpd_jax.errors import InputError
 from lpd_jax.generation.plan import Plan
-from lpd_jax.generation.program import decode_parts, generate
+from lpd_jax.generation.program import generate, tokenizer_parts
 from lpd_jax.generation.sampling import SamplingRule
 from lpd_jax.models.decoder import Decoder
 from lpd_jax.models.tokenizer import Tokenizer
@@ -181,7 +181,7 @@ def generate_program(
     key, order, rule = placed((key, *jax.eval_shape(lambda *x: x, order, rule)), whole)
 
     pixels = tuple(side * tokenizer.config.stride for side in decoder.config.grid)
-    parts = decode_parts(batch, parallel.batch_ways(mesh), pixels)
+    parts = tokenizer_parts(batch, parallel.batch_ways(mesh), pixels)
 
     def run(params, labels, indices, key, order, rule):
         networks = decoder, tokenizer, params

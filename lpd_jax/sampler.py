@@ -19,12 +19,12 @@ from lpd_jax.generation.program import (
     Edits,
     Partial,
     Samples,
-    decode_parts,
     draw_orders,
     edit,
     generate,
     join_edits,
     preview,
+    tokenizer_parts,
 )
 from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.generation.schedule import Schedule
@@ -302,13 +302,13 @@ class Sampler:
         """Calls `run(take, parts)` for as many rows each time, and joins what it returns.
 
         `take` cuts the rows out of an array and spreads them over the devices; what is no NumPy
-        array it returns as it is. `parts` is of `decode_parts`. `progress` is the name of a bar,
+        array it returns as it is. `parts` is of `tokenizer_parts`. `progress` is the name of a bar,
         which an empty one has not.
         """
         ways = parallel.batch_ways(self.mesh)
         size = ways * math.ceil(min(batch_size or len(rows), len(rows)) / ways)
-        place, parts = parallel.batch_sharding(self.mesh), decode_parts(size, ways, self.image_size)
-        results = []
+        place, results = parallel.batch_sharding(self.mesh), []
+        parts = tokenizer_parts(size, ways, self.image_size)
         with parallel.use(self.mesh, self.rules):
             starts = range(0, len(rows), size)
             for start in tqdm(starts, progress, unit="batch", disable=not progress):

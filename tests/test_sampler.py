@@ -12,7 +12,7 @@ from lpd_jax.generation import program
 from lpd_jax.generation.editing import rectangle
 from lpd_jax.generation.groups import group_sizes
 from lpd_jax.generation.orders import LocalityAware, Random
-from lpd_jax.generation.program import decode_parts, edit, preview
+from lpd_jax.generation.program import edit, preview, tokenizer_parts
 from lpd_jax.generation.sampling import sampling_rule
 from lpd_jax.models.tokenizer import to_uint8
 from lpd_jax.sampler import Sampler, generate
@@ -109,7 +109,7 @@ def test_decoding_in_parts_changes_nothing(sampler, axes, monkeypatch):
     ],
 )
 def test_a_device_decodes_few_pixels_at_once(batch, ways, side, parts):
-    assert decode_parts(batch, ways, (side, side)) == parts
+    assert tokenizer_parts(batch, ways, (side, side)) == parts
 
 
 def test_another_seed_is_another_image(sampler):
@@ -259,6 +259,15 @@ def test_masks_of_any_size_share_a_call(sampler):
         alone = change(sampler, masks[i], IMAGES[row], LABELS[row], first_index=i)
         np.testing.assert_array_equal(edits.codes[row], alone.codes)
         np.testing.assert_array_equal(edits.step_map[row], alone.step_map)
+
+
+def test_an_edit_in_parts_keeps_and_generates_the_same(sampler, monkeypatch):
+    whole, before = change(sampler), edit._cache_size()
+    monkeypatch.setattr(program, "_PIXELS_AT_ONCE", 3 * 16 * 24)
+    in_parts = change(sampler)
+    assert edit._cache_size() == before + 1
+    np.testing.assert_array_equal(in_parts.codes, whole.codes)
+    np.testing.assert_array_equal(in_parts.step_map, whole.step_map)
 
 
 @pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2)], ids=str)

@@ -24,7 +24,7 @@ from lpd_jax.generation.sampling import SamplingRule
 from lpd_jax.models.decoder import Decoder
 from lpd_jax.models.tokenizer import Tokenizer, to_uint8
 
-_PIXELS_AT_ONCE = 8 * 256 * 256  # that one device decodes
+_PIXELS_AT_ONCE = 8 * 256 * 256  # that one device encodes or decodes
 
 
 @struct.dataclass
@@ -106,11 +106,11 @@ def draw_orders(
     return jax.vmap(lambda k: order.draw(k, grid, group_sizes))(order_keys)
 
 
-def decode_parts(batch: int, ways: int, image_size: tuple[int, int]) -> int:
-    """Parts in which to decode `batch` images of (H, W) pixels on `ways` devices.
+def tokenizer_parts(batch: int, ways: int, image_size: tuple[int, int]) -> int:
+    """Parts in which `batch` images of (H, W) pixels go through the tokenizer on `ways` devices.
 
     As many as leave every device at most eight images of 256 pixels at a time. The activations of a
-    VQ decoder are large: for 64 images at once they would be most of what a device holds.
+    tokenizer are large: for 64 images at once they would be most of what a device holds.
     """
     each = batch // ways
     fitting = max(1, _PIXELS_AT_ONCE // math.prod(image_size))
@@ -154,7 +154,7 @@ def generate(
         order: one of `lpd_jax.generation.orders`, drawn per image; or orders int32 [B, N].
         plan: group sizes and padding; static.
         rule: guidance and sampling.
-        parts: of the batch that are decoded to pixels one after the other; static.
+        parts: of the batch that go through the tokenizer one after the other; static.
     """
     grid = decoder.config.grid
     _, token_keys = image_keys(key, indices)
@@ -195,7 +195,8 @@ def edit(
         `Samples` whose orders, int32 [B, M], hold the generated cells only.
     """
     grid = decoder.config.grid
-    codes = tokenizer.apply({"params": params[1]}, images, method="encode")
+    encode = functools.partial(tokenizer.apply, {"params": params[1]}, method="encode")
+    codes = in_parts(encode, parts, images)
     orders = jnp.zeros((len(codes), 0), jnp.int32)
     if plan is not None:
         order_keys, token_keys = image_keys(key, indices)
