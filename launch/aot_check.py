@@ -4,9 +4,10 @@
     python launch/aot_check.py --config=configs/lpd_256.py:XXL --topology=v5e:1x1 --what=generate
 
 Needs libtpu (pip install -e '.[tpu]') and some minutes. Prints per chip: memory by kind against
-the chip's, FLOPs, bytes of collectives, compile time. Fields of the config are set as in a run,
---config.mesh.fsdp=16. Exit codes: 0 it fits; 1 it does not, or it waits for the host while it
-runs; 2 the input is wrong.
+the chip's, FLOPs, the cycles that the compiler expects, bytes of collectives, compile time. Fields
+of the config are set as in a run, --config.mesh.fsdp=16; options of the compiler with
+LIBTPU_INIT_ARGS in the environment. Exit codes: 0 it fits; 1 it does not, or it waits for the host
+while it runs; 2 the input is wrong.
 """
 
 import dataclasses
@@ -116,6 +117,8 @@ def show(report: aot.Report, batch: int) -> None:
     line("peak", f"{report.peak / aot.GIB:.2f} of {report.limit / aot.GIB:g} GiB")
     if report.cost is not None:
         line("products", f"{report.cost.flops / 1e12:.3f} TFLOP")
+        if report.cost.cycles is not None:
+            line("expected cycles", f"{report.cost.cycles / 1e6:.1f} M")
         for kind, size in report.cost.collective_bytes.items():
             line(kind, f"{size / 1e9:.3f} GB")
         line("host transfers", str(len(report.cost.host_transfers)))
@@ -148,6 +151,7 @@ def main(argv: list[str]) -> int:
         if _JSON.value:
             row = {"what": name, "topology": _TOPOLOGY.value, "slices": slices}
             row |= {"mesh": dict(mesh.shape), "batch": program.batch}
+            row["libtpu_init_args"] = os.environ.get("LIBTPU_INIT_ARGS", "")
             with Path(_JSON.value).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row | dataclasses.asdict(report)) + "\n")
     for sentence in filter(None, sentences):

@@ -316,7 +316,8 @@ def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled | int, st
                 raise
             number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
             return round(float(number) * 1024 ** (1 + "KMGT".index(unit))), ""
-        files = Path(directory).glob("*.after_optimizations.txt")
+        # The last dump: as "after_optimizations", with what the instructions are expected to cost.
+        files = Path(directory).glob("*.after_codegen.txt")
         return compiled, max(files, key=lambda file: file.stat().st_size).read_text()
 
 

@@ -45,12 +45,15 @@ class Cost:
             apart, as one device holds them.
         host_transfers: names of instructions that exchange data with the host while it runs.
         open_loops: loops whose trip count the text does not tell; counted as one trip.
+        cycles: that the TPU compiler expects its fusions to take, by its model of the chip and not
+            by measurement; None where the text does not say.
     """
 
     flops: int
     collective_bytes: dict[str, int]
     host_transfers: tuple[str, ...]
     open_loops: tuple[str, ...]
+    cycles: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +87,18 @@ class _Reader:
             open_loops=tuple(
                 i.name for i in everything if i.operation == "while" and not self.trips(i)
             ),
+            cycles=self.cycles(self.entry) or None,
         )
 
     @functools.cache  # noqa: B019 - a reader lives for one text
     def flops(self, computation: str) -> int:
         own = sum(self.own_flops(i) for i in self.computations[computation])
         return own + sum(n * self.flops(c) for n, c in self.callees(computation))
+
+    @functools.cache  # noqa: B019
+    def cycles(self, computation: str) -> int:
+        own = sum(_own_cycles(i) for i in self.computations[computation])
+        return own + sum(n * self.cycles(c) for n, c in self.callees(computation))
 
     @functools.cache  # noqa: B019
     def collectives(self, computation: str) -> dict[str, tuple[str, int]]:
@@ -155,6 +164,12 @@ class _Reader:
             depth = math.prod(left[int(d)] for d in contracted.split(",") if d)
             return 2 * math.prod(_dims(i.shape)) * depth
         return _convolution_flops(i.text, left, right, _dims(i.shape))
+
+
+def _own_cycles(i: _Instruction) -> int:
+    found = re.search(r'"estimated_cycles":"(\d+)"', i.text)
+    # The largest number stands for "no idea".
+    return int(found[1]) if found and int(found[1]) < 2**62 else 0
 
 
 def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:

@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_told_what_to_change(name, parts, remat, change):
 
 
 def test_a_program_that_waits_for_the_host_is_not_accepted():
-    cost = hlo.Cost(0, {}, ("send.1",), ())
+    cost = hlo.Cost(0, {}, ("send.1",), (), None)
     fitting = dataclasses.replace(report(), fits=True, cost=cost)
     assert "send.1" in aot.advice(fitting, "none")
     assert aot.advice(dataclasses.replace(fitting, cost=None), "none") is None

@@ -57,6 +57,26 @@ def program(*lines, computations=""):
     return f"HloModule m\n\n{computations}ENTRY %main (p: f32[2]) -> f32[2] {{\n{body}\n}}\n"
 
 
+def test_expected_cycles_count_once_for_each_trip_where_they_are_known():
+    def fusion(name, cycles):
+        config = f'backend_config={{"estimated_cycles":"{cycles}"}}'
+        return f"%{name} = f32[2]{{0}} fusion(%x.{name}), kind=kLoop, calls=%square, {config}"
+
+    unknown = 2**63 - 1
+    text = program(
+        "%x.last = f32[2]{0} parameter(0)",
+        "%loop = f32[2]{0} while(%x.last), condition=%more, body=%body, "
+        'backend_config={"known_trip_count":{"n":"7"}}',
+        "ROOT " + fusion("last", 1000),
+        computations="%square (s: f32[2]) -> f32[2] {\n  %s = f32[2]{0} parameter(0)\n}\n\n"
+        "%more (m: f32[2]) -> pred[] {\n  %m = f32[2]{0} parameter(0)\n}\n\n"
+        "%body (b: f32[2]) -> f32[2] {\n  %x.a = f32[2]{0} parameter(0)\n"
+        f"  {fusion('a', 30)}\n  %x.b = f32[2]{{0}} copy(%a)\n  {fusion('b', unknown)}\n}}\n\n",
+    )
+    assert hlo.cost(text).cycles == 1000 + 7 * 30
+    assert hlo.cost(text.replace("estimated_cycles", "other")).cycles is None
+
+
 def test_a_batch_of_products_that_a_tpu_writes_as_a_dilated_convolution_has_its_own_flops():
     """[8, 16, 513, 64] x [8, 16, 64, 513], of whose 8 x 16 taps one each meets data."""
     text = program(

@@ -48,6 +48,7 @@ def test_train_step_and_generation_compile_for_four_chips_and_ask_nothing_of_the
     assert train["parts"]["optimizer"] == 2 * train["parts"]["parameters"] + 8
     assert train["cost"]["collective_bytes"]["all-gather"] > 0
     assert train["cost"]["flops"] > generation["cost"]["flops"] > 0
+    assert train["cost"]["cycles"] > 0 and generation["cost"]["cycles"] > 0
 
 
 @needs_libtpu
