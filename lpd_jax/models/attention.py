@@ -7,6 +7,7 @@ Dims: B batch, C context places, Q query places, T rows that ask, S keys of one 
 K head width.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -39,8 +40,8 @@ class Keys(NamedTuple):
 def attend(query: jax.Array, parts: Sequence[Keys]) -> jax.Array:
     """Softmax attention of `query` over the union of `parts`, scores and softmax in float32.
 
-    The parts are never concatenated, so a cache is read where it lies. A row must see at least one
-    key. Source: official `models/block.py`, both of its forward passes.
+    Neither parts nor scores are concatenated, so a cache is read where it lies. A row must see at
+    least one key. Source: official `models/block.py`, both of its forward passes.
 
     Args:
         query: float [B, T, H, K].
@@ -58,19 +59,26 @@ def attend(query: jax.Array, parts: Sequence[Keys]) -> jax.Array:
         # Added, not selected: the gradient needs no mask, and none as large as the scores is kept.
         bias = jnp.where(part.visible, 0.0, jnp.finfo(jnp.float32).min)
         scores.append(score + jnp.expand_dims(bias, -3))
-    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(query.dtype)
     answer = jnp.zeros(query.shape, jnp.float32)
-    start = 0
-    for part in parts:
-        stop = start + part.key.shape[-2]
+    for part, weights in zip(parts, _softmax(scores), strict=True):
         answer += jnp.einsum(
             "bhts,bhsk->bthk",
-            weights[..., start:stop],
+            weights.astype(query.dtype),
             part.value,
             preferred_element_type=jnp.float32,
         )
-        start = stop
     return answer.astype(query.dtype)
+
+
+def _softmax(scores: Sequence[jax.Array]) -> list[jax.Array]:
+    """Softmax over the last axes of all parts as if they were one."""
+    if len(scores) == 1:
+        return [jax.nn.softmax(scores[0], axis=-1)]
+    # Joined, the odd length of all keys would be padded to a multiple of 128 on TPUs.
+    highest = functools.reduce(jnp.maximum, [x.max(axis=-1, keepdims=True) for x in scores])
+    powers = [jnp.exp(x - highest) for x in scores]
+    total = sum(x.sum(axis=-1, keepdims=True) for x in powers)
+    return [x / total for x in powers]
 
 
 @struct.dataclass

@@ -1,6 +1,7 @@
 """Attention of a whole image: one result, whatever computes it."""
 
 import dataclasses
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from lpd_jax import parallel
 from lpd_jax.errors import InputError
 from lpd_jax.generation.groups import step_of
 from lpd_jax.models import attention
-from lpd_jax.models.attention import ImageMask, attend_image, check_kernel
+from lpd_jax.models.attention import ImageMask, Keys, attend, attend_image, check_kernel
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.models.mask import training_mask
 
@@ -55,6 +56,17 @@ def test_attention_is_the_masked_softmax(inputs, split):
     with jax.default_matmul_precision("highest"):
         answer, *_ = value_and_gradients(inputs, split=split)
     assert_close([answer], [expected])
+
+
+def test_keys_in_parts_are_one_softmax_even_where_a_part_is_hidden(inputs):
+    query, key, value, visible = inputs
+    key, value, visible = key.swapaxes(1, 2), value.swapaxes(1, 2), visible[0][None]
+    visible = visible.at[..., 30:].set(False)
+    whole = attend(query, [Keys(key, value, visible)])
+    edges = (0, 1, 7, 30, PLACES)
+    parts = [Keys(key[:, :, a:b], value[:, :, a:b], visible[..., a:b]) for a, b in pairwise(edges)]
+    with jax.default_matmul_precision("highest"):
+        assert_close([attend(query, parts)], [whole])
 
 
 def test_splitting_changes_neither_values_nor_gradients(inputs):
