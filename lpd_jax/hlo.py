@@ -9,7 +9,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _COLLECTIVES = (
@@ -45,8 +45,8 @@ class Cost:
             apart, as one device holds them.
         host_transfers: names of instructions that exchange data with the host while it runs.
         open_loops: loops whose trip count the text does not tell; counted as one trip.
-        cycles: that the TPU compiler expects its fusions to take, by its model of the chip and not
-            by measurement; None where the text does not say.
+        cycles: that the TPU compiler expects the instructions to take, by its model of the chip and
+            not by measurement, without those that it has no figure for; None if it gives none.
     """
 
     flops: int
@@ -81,24 +81,20 @@ class _Reader:
             collectives[kind] += size
         everything = list(self.defined.values())
         return Cost(
-            flops=self.flops(self.entry),
+            flops=self.total(self.own_flops, self.entry),
             collective_bytes=dict(sorted(collectives.items())),
             host_transfers=tuple(i.name for i in everything if _is_host_transfer(i)),
             open_loops=tuple(
                 i.name for i in everything if i.operation == "while" and not self.trips(i)
             ),
-            cycles=self.cycles(self.entry) or None,
+            cycles=self.total(_own_cycles, self.entry) or None,
         )
 
     @functools.cache  # noqa: B019 - a reader lives for one text
-    def flops(self, computation: str) -> int:
-        own = sum(self.own_flops(i) for i in self.computations[computation])
-        return own + sum(n * self.flops(c) for n, c in self.callees(computation))
-
-    @functools.cache  # noqa: B019
-    def cycles(self, computation: str) -> int:
-        own = sum(_own_cycles(i) for i in self.computations[computation])
-        return own + sum(n * self.cycles(c) for n, c in self.callees(computation))
+    def total(self, own: Callable[[_Instruction], int], computation: str) -> int:
+        """Sum of `own` over the instructions of a computation and of what it calls."""
+        here = sum(own(i) for i in self.computations[computation])
+        return here + sum(n * self.total(own, c) for n, c in self.callees(computation))
 
     @functools.cache  # noqa: B019
     def collectives(self, computation: str) -> dict[str, tuple[str, int]]:

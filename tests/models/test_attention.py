@@ -62,10 +62,10 @@ def test_keys_in_parts_are_one_softmax_even_where_a_part_is_hidden(inputs):
     query, key, value, visible = inputs
     key, value, visible = key.swapaxes(1, 2), value.swapaxes(1, 2), visible[0][None]
     visible = visible.at[..., 30:].set(False)
-    whole = attend(query, [Keys(key, value, visible)])
     edges = (0, 1, 7, 30, PLACES)
     parts = [Keys(key[:, :, a:b], value[:, :, a:b], visible[..., a:b]) for a, b in pairwise(edges)]
     with jax.default_matmul_precision("highest"):
+        whole = attend(query, [Keys(key, value, visible)])
         assert_close([attend(query, parts)], [whole])
 
 
