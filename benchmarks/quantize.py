@@ -33,7 +33,7 @@ from jax.sharding import SingleDeviceSharding
 from precision import error, full_size_model
 from tqdm import tqdm
 
-from configs import digits
+from lpd_jax.configs import digits
 from lpd_jax.data.codes import load_codes
 from lpd_jax.evaluation.judge import fit_judge
 from lpd_jax.generation.groups import step_of

@@ -5,132 +5,39 @@ python -m lpd_jax pipeline --config=configs/digits.py --workdir=runs/digits
 
 from ml_collections import ConfigDict
 
+from lpd_jax.configs import base
+
 
 def get_config() -> ConfigDict:
-    """32x32 pixels, 8x8 = 64 codes, 10 classes."""
-    config = ConfigDict()
-    config.seed = 0
-    config.checkpoint = ""  # models to sample from; those of the workdir when empty
-    # -1: what is left; slices: groups of devices with a slow network between, -1 as they say
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "slices": -1})
-    config.rules = ConfigDict()  # logical axis -> mesh axis, over lpd_jax.parallel.RULES
-
-    config.data = ConfigDict(
-        {
-            "source": "digits",  # or "folder", "tfds"
-            "path": "",
-            "size": 32,
-            "flip": False,  # a flipped digit is no digit
-        }
+    """32x32 pixels, 8x8 = 64 codes, 10 classes; everything not named here is as in `base.py`."""
+    config = base.get_config()
+    config.data.update(source="digits", size=32, flip=False)  # a flipped digit is no digit
+    config.tokenizer.update(
+        ch=16,
+        ch_mult=(1, 2, 4),
+        num_res_blocks=1,
+        z_channels=64,
+        codebook_size=128,
+        norm_groups=8,
     )
-    config.tokenizer = ConfigDict(
-        {
-            "ch": 16,
-            "ch_mult": (1, 2, 4),
-            "num_res_blocks": 1,
-            "z_channels": 64,
-            "codebook_size": 128,
-            "codebook_dim": 8,
-            "norm_groups": 8,
-        }
+    config.train_tokenizer.update(
+        steps=600,
+        batch_size=32,
+        learning_rate=2e-3,
+        warmup_steps=50,
+        log_every=10,
+        save_every=200,
     )
-    config.train_tokenizer = ConfigDict(
-        {
-            "steps": 600,
-            "batch_size": 32,
-            "learning_rate": 2e-3,
-            "min_learning_rate": 1e-5,
-            "schedule": "cosine",
-            "warmup_steps": 50,
-            "weight_decay": 0.0,
-            "clip_norm": 1.0,
-            "log_every": 10,
-            "save_every": 200,
-            "keep": 2,  # newest checkpoints that stay
-            "keep_every": 0,  # steps that stay for good; 0 keeps none
-        }
+    config.encode.update(batch_size=64, shard_size=1024)
+    config.decoder.update(width=128, depth=4, heads=4, dropout=0.0, dtype="float32", unroll=4)
+    config.train.update(
+        steps=800,
+        batch_size=64,
+        learning_rate=2e-3,
+        warmup_steps=50,
+        decay_start=400,
+        log_every=10,
+        save_every=200,
     )
-    config.encode = ConfigDict({"batch_size": 64, "shard_size": 1024})
-    config.decoder = ConfigDict(
-        {
-            "width": 128,
-            "depth": 4,
-            "heads": 4,
-            "dropout": 0.0,
-            "dtype": "float32",
-            "unroll": 4,
-            "remat": "none",  # "dots" or "full" compute activations again: less memory
-            "attention": "xla",  # in training; "cudnn" or "tokamax" on NVIDIA GPUs
-            "attention_split": True,  # compute no scores that are always masked
-        }
-    )
-    config.train = ConfigDict(
-        {
-            "steps": 800,
-            "batch_size": 64,
-            "learning_rate": 2e-3,
-            "min_learning_rate": 1e-5,
-            "schedule": "constant+cosine",
-            "warmup_steps": 50,
-            "decay_start": 400,
-            "weight_decay": 0.02,
-            "clip_norm": 3.0,
-            "label_drop": 0.1,
-            "ema_decay": 0.0,
-            "init_from": "",  # workdir of a trained or converted decoder to begin with
-            "accumulate": 1,  # parts of a batch, one after the other: less memory
-            "loss_chunk": 0,  # tokens of an image whose logits are in memory at once; 0: all
-            "schedules": (64, 32, 24, 16, 12, 10, 8, 6),
-            "group_schedule": "cosine",
-            "log_every": 10,
-            "save_every": 200,
-            "keep": 2,  # newest checkpoints that stay
-            "keep_every": 0,  # steps that stay for good; 0 keeps none
-        }
-    )
-    config.sample = ConfigDict(
-        {
-            "labels": (),  # all classes when empty
-            "count": 4,
-            "steps": 10,
-            "group_sizes": (),  # sizes themselves, instead of steps
-            "group_schedule": "cosine",
-            "order": "locality",
-            "order_file": "",  # orders to use by image index, instead of drawing
-            "proximity": 1.0,
-            "repulsion": 1.0,
-            "guidance": 1.8,
-            "guidance_schedule": "linear",
-            "temperature": 0.95,
-            "top_k": 0,
-            "top_p": 1.0,
-            "batch_size": 90,
-            "dtype": "",  # of products and VQ decoding; what they were trained with when empty
-            "quantize": "",  # "int8" or "int8_w8a8" kernels in the decoder; floats when empty
-            "segments": 1,  # compiled bodies of the loop: more pad less and compile longer
-        }
-    )
-    config.edit = ConfigDict(
-        {
-            "images": "",  # an image file or a folder of them; held-out images when empty
-            "count": 6,  # images at most
-            "labels": (),  # classes to generate, each for all images; own and next when empty
-            "mask": "",  # an image file, white where to generate; the box when empty
-            "box": (0.5, 0.0, 1.0, 1.0),  # top, left, bottom, right: shares of the sides or pixels
-            "outside": False,  # generate around it instead
-            "keep_pixels": False,  # put back the given pixels of what is kept
-        }
-    )
-    config.export = ConfigDict({"path": ""})  # new directory; one in workdir/export when empty
-    config.orders = ConfigDict({"count": 1000})
-    config.evaluate = ConfigDict({"steps": 10})
-    config.convert = ConfigDict(
-        {
-            "heads": 0,  # of the decoder; 0: the config's if its width is, else width / 64
-            "tokenizer": "",  # official files to read: .pth, .pt, .safetensors or .npz
-            "decoder": "",
-            "export_tokenizer": "",  # official files to write: .safetensors
-            "export_decoder": "",
-        }
-    )
+    config.sample.update(guidance=1.8, temperature=0.95, batch_size=90)
     return config

@@ -11,38 +11,12 @@ each class is held out.
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from lpd_jax.configs import base
 
 
 def get_config() -> ConfigDict:
-    """64x64 pixels, 8x8 codes; everything not named here is as in `digits.py`."""
-    config = digits.get_config()
-    config.data.update(source="folder", size=64, flip=True)
-    config.tokenizer.update(
-        ch=64,
-        ch_mult=(1, 1, 2, 4),
-        num_res_blocks=2,
-        z_channels=256,
-        codebook_size=1024,
-        norm_groups=32,
-    )
-    config.train_tokenizer.update(
-        steps=20_000,
-        batch_size=64,
-        learning_rate=4e-4,
-        warmup_steps=1000,
-        save_every=2000,
-        log_every=50,
-    )
-    config.encode.update(batch_size=128, shard_size=16_384)
-    config.decoder.update(width=512, depth=12, heads=8, dtype="bfloat16", unroll=1)
-    config.train.update(
-        steps=50_000,
-        batch_size=256,
-        learning_rate=4e-4,
-        warmup_steps=2000,
-        decay_start=40_000,
-        save_every=2000,
-        log_every=50,
-    )
+    """64x64 pixels, 8x8 codes; everything not named here is as in `base.py`."""
+    config = base.get_config()
+    config.decoder.dropout = 0.0
+    config.sample.update(guidance=1.8, temperature=0.95)
     return config

@@ -22,7 +22,7 @@ Sources: official `scripts/train`, `scripts/eval`, `engine.py`; paper sections 4
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from lpd_jax.configs import base
 
 # size -> width, depth, heads, batch, steps -> (guidance, repulsion)
 SIZES = {
@@ -42,9 +42,9 @@ def get_config(size: str = "L") -> ConfigDict:
     width, depth, heads, batch, settings = SIZES[name]
     guidance, repulsion = settings[int(steps or 20)]
 
-    config = digits.get_config()
+    config = base.get_config()
     config.seed = 1
-    config.data.update(source="folder", size=256, flip=True)
+    config.data.size = 256
     config.tokenizer = ConfigDict(
         {
             "ch": 128,

@@ -20,7 +20,7 @@ Sources: official `scripts/train`, `scripts/eval`.
 
 from ml_collections import ConfigDict
 
-from configs import lpd_256
+from lpd_jax.configs import lpd_256
 
 # size -> batch, guidance
 SIZES = {"L": (512, 7.3), "XL": (256, 6.0)}

@@ -24,7 +24,7 @@ from lpd_jax.trained import init_decoder, init_tokenizer
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
-from configs import digits
+from lpd_jax.configs import digits
 
 def get_config():
     config = digits.get_config()

@@ -8,7 +8,7 @@ a group as published or causal. Tokenizer and codes are those of the workdir; 4 
 
 from ml_collections import ConfigDict
 
-from configs.ablations import orders
+from lpd_jax.configs.ablations import orders
 
 
 def get_config() -> ConfigDict:

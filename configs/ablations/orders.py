@@ -9,7 +9,7 @@ it differs. docs/ablations.md has the figures.
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from lpd_jax.configs import digits
 
 ORDERS = (
     *("locality", "near", "spread", "random", "raster"),

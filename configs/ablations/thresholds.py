@@ -5,7 +5,7 @@ python -m lpd_jax ablate --config=configs/ablations/thresholds.py --workdir=runs
 
 from ml_collections import ConfigDict
 
-from configs.ablations import orders
+from lpd_jax.configs.ablations import orders
 
 
 def get_config() -> ConfigDict:

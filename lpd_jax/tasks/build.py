@@ -40,8 +40,13 @@ def labelled_images(config: ConfigDict, split: str) -> tuple[np.ndarray, np.ndar
 
 
 def mesh(config: ConfigDict) -> jax.sharding.Mesh:
-    """The device mesh of `config.mesh`."""
+    """The device mesh of `config.mesh`, for training and encoding."""
     return parallel.make_mesh(parallel.MeshConfig(**config.mesh))
+
+
+def sample_mesh(config: ConfigDict) -> jax.sharding.Mesh:
+    """The device mesh of `config.sample_mesh`, for everything that generates images."""
+    return parallel.make_mesh(parallel.MeshConfig(**config.sample_mesh))
 
 
 def rules(config: ConfigDict) -> parallel.Rules:
@@ -139,7 +144,7 @@ def sampler(config: ConfigDict, workdir: storage.Where) -> Sampler:
     """The sampler of the models in `workdir` (or in `config.checkpoint`, when that is given)."""
     return Sampler.load(
         config.checkpoint or workdir,
-        mesh(config),
+        sample_mesh(config),
         rules(config),
         config.sample.dtype,
         config.sample.quantize,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import digits
-from configs.ablations import attention, orders, thresholds
+from lpd_jax.configs import digits
+from lpd_jax.configs.ablations import attention, orders, thresholds
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation.judge import fit_judge
 from lpd_jax.tasks import ablate, build, sample

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import digits
+from lpd_jax.configs import digits
 from lpd_jax.errors import InputError
 from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import encode, evaluate, pipeline, sample, train, train_tokenizer

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import digits
+from lpd_jax.configs import digits
 from lpd_jax import weights
 from lpd_jax.checkpoint import read_model_json
 from lpd_jax.errors import InputError

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from configs import digits
+from lpd_jax.configs import digits
 from lpd_jax import parallel
 from lpd_jax.errors import InputError
 from lpd_jax.generation.schedule import read_orders, write_orders

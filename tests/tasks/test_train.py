@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import digits
+from lpd_jax.configs import digits
 from lpd_jax import checkpoint, parallel
 from lpd_jax.checkpoint import Checkpoints
 from lpd_jax.data.codes import CodesSpec, finalize, missing_shards, write_shard

@@ -1,0 +1,1 @@
+"""Experiments as data: each module has `get_config`, and `base` has every field."""

@@ -1,0 +1,1 @@
+"""Lists of config differences, measured by the task `ablate`."""
