@@ -35,8 +35,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from lpd_jax.configs import lpd_256, lpd_512
 from lpd_jax.checkpoint import save_model
+from lpd_jax.configs import lpd_256, lpd_512
 from lpd_jax.generation.groups import group_sizes
 from lpd_jax.generation.loop import generate_codes
 from lpd_jax.generation.orders import LocalityAware

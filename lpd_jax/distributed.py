@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from lpd_jax.errors import InputError
@@ -193,6 +195,20 @@ def to_host(tree: Any) -> Any:
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def from_first(value: Any) -> Any:
+    """What process 0 passed (JSON data), in every process; all of them call it.
+
+    For decisions that a process would otherwise take from its own, possibly stale, view of a disk.
+    """
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    # Every process brings an array of this length; only that of process 0 is looked at.
+    told = multihost_utils.broadcast_one_to_all(np.resize(text, length))
+    return json.loads(np.asarray(told, np.uint8).tobytes())
 
 
 @contextlib.contextmanager

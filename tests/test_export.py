@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpd_jax.configs import digits
 from lpd_jax import checkpoint, parallel
+from lpd_jax.configs import digits
 from lpd_jax.errors import InputError
 from lpd_jax.export import export_sampler
 from lpd_jax.generation.orders import LocalityAware, Random

@@ -14,8 +14,8 @@ import pytest
 from gcp_storage_emulator.server import create_server
 from PIL import Image
 
-from lpd_jax.configs import digits
 from lpd_jax import checkpoint, metrics, parallel, storage
+from lpd_jax.configs import digits
 from lpd_jax.data import codes as code_dataset
 from lpd_jax.data.sources import Folder
 from lpd_jax.errors import InputError

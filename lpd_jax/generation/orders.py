@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from lpd_jax import checks
 from lpd_jax.errors import InputError
 from lpd_jax.generation import locality
 from lpd_jax.generation.groups import check_group_sizes
@@ -171,6 +172,31 @@ class RegionParallel:
             self.regions[0], grid[0] // self.regions[0], self.regions[1], -1
         )
         return _visit(cells.transpose(1, 3, 0, 2).ravel(), grid, group_sizes, known)
+
+
+NAMES = {
+    "locality": LocalityAware,
+    "near": NearContext,
+    "spread": SpreadOnly,
+    "random": Random,
+    "raster": Raster,
+    "halton": Halton,
+    "wavefront": Wavefront,
+    "staggered": StaggeredRows,
+    "regions": RegionParallel,
+}
+
+
+def named(name: str, proximity: float = 1.0, repulsion: float = 2.0):
+    """The order of this name; the thresholds are those of "locality".
+
+    Raises:
+      InputError: there is no such order, or a threshold is no finite number.
+    """
+    if name not in NAMES:
+        raise InputError(f"order={name!r} must be one of {', '.join(NAMES)}.")
+    thresholds = checks.number("proximity", proximity), checks.number("repulsion", repulsion)
+    return LocalityAware(*map(jnp.float32, thresholds)) if name == "locality" else NAMES[name]()
 
 
 def _context(grid: Grid, group_sizes: Groups, known: Known) -> jax.Array:

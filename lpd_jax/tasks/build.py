@@ -5,7 +5,6 @@ from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -108,36 +107,19 @@ def order(config: ConfigDict):
     """
     if config.order_file:
         return schedule.read_orders(config.order_file)
-    match config.order:
-        case "locality":
-            return orders.LocalityAware(
-                jnp.float32(config.proximity), jnp.float32(config.repulsion)
-            )
-        case "near":
-            return orders.NearContext()
-        case "spread":
-            return orders.SpreadOnly()
-        case "random":
-            return orders.Random()
-        case "raster":
-            return orders.Raster()
-        case "halton":
-            return orders.Halton()
-        case "wavefront":
-            return orders.Wavefront()
-        case "staggered":
-            return orders.StaggeredRows()
-        case "regions":
-            return orders.RegionParallel()
-    raise InputError(
-        f"order={config.order!r} must be 'locality', 'near', 'spread', 'random', 'raster', "
-        "'halton', 'wavefront', 'staggered' or 'regions'."
-    )
+    return orders.named(config.order, config.proximity, config.repulsion)
 
 
 def sampling(config: ConfigDict) -> SamplingRule:
     """Guidance and sampling of `config.sample`."""
     return sampling_rule(**{f.name: config[f.name] for f in dataclasses.fields(SamplingRule)})
+
+
+def sampling_defaults(config: ConfigDict) -> dict[str, Any]:
+    """What `model.json` says of how the model is sampled: fields of `config.sample`, JSON data."""
+    names = ("steps", "group_sizes", "group_schedule", "order", "proximity", "repulsion")
+    rule = (field.name for field in dataclasses.fields(SamplingRule))
+    return {name: config.sample[name] for name in (*names, *rule)}
 
 
 def sampler(config: ConfigDict, workdir: storage.Where) -> Sampler:

@@ -30,7 +30,9 @@ def plain(settings: Any) -> Any:
     return json.loads(json.dumps(settings, default=as_dict))
 
 
-def claim(directory: storage.Where, settings: Mapping[str, Any]) -> storage.Path:
+def claim(
+    directory: storage.Where, settings: Mapping[str, Any], config: Any = None
+) -> storage.Path:
     """Makes `directory` the work of these settings, or finds that it is.
 
     Settings under which nothing was made (the run failed at once) give way to new ones. Every

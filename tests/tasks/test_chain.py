@@ -140,7 +140,7 @@ def test_a_workdir_of_another_config_is_refused(finished):
         ("group_sizes", (1, 2, 3), "sum to 6"),
         ("steps", 65, "65 steps"),
         ("top_p", 0.0, "top_p"),
-        ("order", "spiral", "'locality'"),
+        ("order", "spiral", "one of locality"),
         ("count", 0, "count"),
         ("dtype", "float8", "'bfloat16'"),
     ],

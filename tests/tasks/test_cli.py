@@ -78,7 +78,9 @@ def test_ready_configs_build_their_networks(name):
     from lpd_jax.tasks import build
 
     module, _, size = name.partition(":")
-    config = importlib.import_module(f"lpd_jax.configs.{module}").get_config(*([size] if size else []))
+    config = importlib.import_module(f"lpd_jax.configs.{module}").get_config(
+        *([size] if size else [])
+    )
     network = build.tokenizer(config)
     side = config.data.size // network.config.stride
     decoder = DecoderConfig(grid=(side, side), num_classes=10, **config.decoder)

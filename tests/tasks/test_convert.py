@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpd_jax.configs import digits
 from lpd_jax import weights
 from lpd_jax.checkpoint import read_model_json
+from lpd_jax.configs import digits
 from lpd_jax.errors import InputError
 from lpd_jax.generation.sampling import sampling_rule
 from lpd_jax.sampler import Sampler

@@ -8,8 +8,8 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from lpd_jax.configs import digits
 from lpd_jax import checkpoint
+from lpd_jax.configs import digits
 from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.sampler import Sampler

@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from lpd_jax.configs import digits
 from lpd_jax import parallel
+from lpd_jax.configs import digits
 from lpd_jax.errors import InputError
 from lpd_jax.generation.schedule import read_orders, write_orders
 from lpd_jax.generation.validity import first_violation

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from lpd_jax.configs import digits
 from lpd_jax import checkpoint, parallel
 from lpd_jax.checkpoint import Checkpoints
+from lpd_jax.configs import digits
 from lpd_jax.data.codes import CodesSpec, finalize, missing_shards, write_shard
 from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import Decoder, DecoderConfig
