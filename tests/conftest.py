@@ -1,5 +1,7 @@
 """Shared by all tests: eight CPU devices, and the smallest networks that have every part."""
 
+import ctypes
+import gc
 import os
 from pathlib import Path
 
@@ -25,6 +27,16 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 # Many tests compile the same programs, in several workers.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """Drops what a module compiled: all programs of the suite are several gigabytes a worker."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
