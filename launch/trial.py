@@ -3,7 +3,7 @@
     python launch/trial.py --workdir=runs/digits > trial.md
 
 Every command line must end in one sentence and exit code 2, every call in an `InputError`; the
-workdir, a trained one of the digits, must be as it was. Exits with 1 when one does not. Each command
+workdir, a trained one of the digits, must be as it was. Exits with 1 when one does not. A command
 runs in a child forked from this process, which has imported the package already.
 """
 
