@@ -21,8 +21,8 @@ def get_config():
     config.tokenizer.update(ch=4, ch_mult=(1, 1, 1), z_channels=4, norm_groups=2, codebook_size=16)
     config.encode.update(batch_size=256)
     config.decoder.update(width=16, depth=1, heads=2, unroll=1)
-    config.train_tokenizer.update(steps=2, batch_size=4)
-    config.train.update(steps=2, batch_size=4, schedules=(8,))
+    config.train_tokenizer.update(steps=2, batch_size=4, warmup_steps=1)
+    config.train.update(steps=2, batch_size=4, warmup_steps=0, decay_start=1, schedules=(8,))
     config.sample.update(steps=3, count=1)
     config.evaluate.steps = 3
     return config
