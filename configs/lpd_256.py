@@ -23,6 +23,7 @@ Sources: official `scripts/train`, `scripts/eval`, `engine.py`; paper sections 4
 from ml_collections import ConfigDict
 
 from lpd_jax.configs import base
+from lpd_jax.errors import InputError
 
 # size -> width, depth, heads, batch, steps -> (guidance, repulsion)
 SIZES = {
@@ -38,7 +39,7 @@ def get_config(size: str = "L") -> ConfigDict:
     name, _, steps = size.partition("-")
     if name not in SIZES or (steps or "20") not in map(str, SIZES[name][4]):
         choices = [f"{n}-{s}" for n, size in SIZES.items() for s in size[4]]
-        raise ValueError(f"lpd_256.py has no size {size!r}; choose from {', '.join(choices)}")
+        raise InputError(f"lpd_256 has no size {size!r}; choose from {', '.join(choices)}.")
     width, depth, heads, batch, settings = SIZES[name]
     guidance, repulsion = settings[int(steps or 20)]
 

@@ -21,6 +21,7 @@ Sources: official `scripts/train`, `scripts/eval`.
 from ml_collections import ConfigDict
 
 from lpd_jax.configs import lpd_256
+from lpd_jax.errors import InputError
 
 # size -> batch, guidance
 SIZES = {"L": (512, 7.3), "XL": (256, 6.0)}
@@ -29,7 +30,7 @@ SIZES = {"L": (512, 7.3), "XL": (256, 6.0)}
 def get_config(size: str = "L") -> ConfigDict:
     """`size` is L or XL."""
     if size not in SIZES:
-        raise ValueError(f"lpd_512.py has no size {size!r}; choose from {', '.join(SIZES)}")
+        raise InputError(f"lpd_512 has no size {size!r}; choose from {', '.join(SIZES)}.")
     batch, guidance = SIZES[size]
     config = lpd_256.get_config(size)
     config.data.size = 512

@@ -22,4 +22,5 @@ if ! [[ -f $stamp ]] || [[ setup.py -nt $stamp ]]; then
   .venv/bin/python -m pip install --quiet --upgrade pip
   .venv/bin/python -m pip install --quiet --editable ".${extras:+[$extras]}"
   touch "$stamp"
+  echo "installed in .venv; to use it in this shell: source .venv/bin/activate"
 fi

@@ -8,4 +8,5 @@ images = sampler([3, 1, 4], steps=10, guidance=1.5)
 from lpd_jax.errors import InputError
 from lpd_jax.sampler import Sampler, Samples
 
+__version__ = "0.1.0"
 __all__ = ["InputError", "Sampler", "Samples"]

@@ -1,7 +1,7 @@
-"""The command line: python -m lpd_jax TASK --config=configs/digits.py --workdir=runs/digits
+"""The command line: python -m lpd_jax TASK --config=digits --workdir=runs/digits
 
 Any field of the config can be set after it: --config.train.steps=1000. Tasks, in the order of the
-chain; each goes on where it stopped:
+chain; each goes on where it stopped (TASK --help says more):
 
   train_tokenizer  learns to turn images into codes and back
   encode           turns all images into codes
@@ -18,133 +18,232 @@ chain; each goes on where it stopped:
 Several processes (--coordinator=host:port --num_processes=2 --process_id=0, or what Slurm, a GKE
 JobSet or a TPU slice says of itself) work as one; only process 0 writes files and shows progress.
 
-Exit codes: 0 done; 2 the input is wrong, one sentence says how; 75 asked to stop by SIGTERM or
-SIGUSR1 while training, and saved: start the same command again.
+Exit codes: 0 done; 2 the input or the disk is to be put right, one sentence says how; 75 asked to
+stop by SIGTERM or SIGUSR1 while training, and saved: start the same command again; 130 Ctrl-C.
 """
 
+import argparse
+import ast
+import errno
+import faulthandler
 import importlib
+import importlib.util
 import logging
 import os
 import pkgutil
-import re
+import platform
 import sys
 import traceback
+from difflib import get_close_matches
+from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
-from lpd_jax import distributed, storage, tasks
+import lpd_jax
+from lpd_jax import config_files, distributed, storage, tasks
 from lpd_jax.errors import InputError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file; fields are set by --config.section.field=value.", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory that the task reads and writes; gs://bucket/..."
-)
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Directory of the models to use, if not the workdir: config.checkpoint."
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0 of several; 'auto' asks the TPU VM for all three."
-)
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes work together.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
-_JOIN_TIMEOUT = flags.DEFINE_integer(
-    "join_timeout", 300, "Seconds to wait at the start for the other processes.", lower_bound=1
-)
-_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
-    "heartbeat_timeout", 100, "Seconds after which a silent process ends the job.", lower_bound=1
-)
-_NOT_TASKS = ("build", "workdir")
+_LOG = logging.getLogger("lpd_jax")
+_NOT_TASKS = ("build", "check", "results", "workdir")
 TASKS = tuple(m.name for m in pkgutil.iter_modules(tasks.__path__) if m.name not in _NOT_TASKS)
-
-
-def main(argv: list[str]) -> None:
-    """Runs the task named first on the command line."""
-    if len(argv) != 2 or argv[1] not in TASKS:
-        asked = f"unknown task {argv[1]!r}" if len(argv) == 2 else "name one task"
-        raise InputError(f"{asked}: choose from {', '.join(TASKS)}.")
-    for name, value in (("config", _CONFIG.value), ("workdir", _WORKDIR.value)):
-        if value is None:
-            raise InputError(
-                f"--{name} is missing; try --config=configs/digits.py --workdir=runs/digits."
-            )
-    if _CHECKPOINT.value is not None:
-        _CONFIG.value.checkpoint = _CHECKPOINT.value
-    for where in filter(None, (_WORKDIR.value, _CONFIG.value.get("checkpoint"))):
-        storage.check(where)
-    # Orbax tells at INFO what it does; ours are the only messages of that level people ask for.
-    if not flags.FLAGS["verbosity"].present:
-        absl_logging.set_verbosity(absl_logging.WARNING)
-    where = distributed.cluster(
-        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, os.environ
-    )
-    if where is not None:
-        distributed.initialize(
-            where, join_timeout=_JOIN_TIMEOUT.value, heartbeat_timeout=_HEARTBEAT_TIMEOUT.value
-        )
-    first = where is None or jax.process_index() == 0
-    logging.getLogger("lpd_jax").setLevel(logging.INFO if first else logging.WARNING)
-    importlib.import_module(f"lpd_jax.tasks.{argv[1]}").run(_CONFIG.value, _WORKDIR.value)
-    if where is not None:
-        distributed.barrier("the end")  # process 0 may be writing still
-
-
-def _parse(argv: list[str]) -> list[str]:
-    """Parses flags; the config file runs here, and whatever is wrong with it is raised as it is."""
-    for path in (a.partition("=")[2].partition(":")[0] for a in argv if a.startswith("--config=")):
-        if not os.path.isfile(path):
-            raise InputError(f"there is no config file {path}; the ready ones are in configs/.")
-    sys.path.insert(0, os.getcwd())  # configs import each other, also under the `lpd` script
-    try:
-        rest = flags.FLAGS(argv)
-        if _CONFIG.value is not None:
-            _CONFIG.value.keys()  # a file that could not be loaded says so only when it is used
-    except (AttributeError, KeyError) as error:
-        # ml_collections says: 'stepz' Did you mean "steps" instead of "stepz"?
-        name = re.search(r"\w+", str(error.args[0]))[0]
-        nearest = re.search(r'"(\w+)" instead', str(error.args[0]))
-        hint = f"did you mean {nearest[1]!r}?" if nearest else "the config file lists its fields."
-        raise InputError(f"the config has no field {name!r}; {hint}") from error
-    except (flags.Error, OSError, TypeError, ValueError) as error:
-        # What a config file raised comes with its traceback; the last line says what is wrong.
-        raise InputError(
-            str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
-        ) from error
-    return rest
+# What the machine, not the program, is to blame for.
+_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "access is denied",
+    errno.EPERM: "access is denied",
+}
 
 
 def run() -> None:
-    """Entry point: problems with the input become one sentence and exit code 2.
+    """Entry point of `lpd` and `python -m lpd_jax`."""
+    faulthandler.enable()
+    sys.exit(command(sys.argv[1:]))
 
-    With several processes, one that fails in another way ends at once: the orderly end would wait
-    for the others, and they for it.
+
+def command(arguments: list[str]) -> int:
+    """Runs a command line and returns its exit code; what a person can mend is one sentence.
+
+    With several processes, one that fails alone ends at once: the orderly end would wait for the
+    others, and they for it.
     """
-    sys.modules["__main__"].__doc__ = __doc__  # what --help shows, also under the `lpd` script
     try:
-        app.run(main, flags_parser=_parse)
+        _main(arguments)
     except InputError as error:
         print(f"lpd{_which()}: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except distributed.Preempted as stop:
         if not _which():
             print(f"lpd: {stop}", file=sys.stderr)
-        sys.exit(distributed.PREEMPTED)
-    except Exception:
+        return distributed.PREEMPTED
+    except KeyboardInterrupt:
+        return _end("stopped by Ctrl-C; the same command goes on from what is complete.", 130)
+    except Exception as error:
+        sentence = _of_the_disk(error)
+        if sentence is not None:
+            return _end(sentence, 2)
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
-        print(
-            f"lpd{_which()}: failed with the error above; if that speaks of a connection or a "
-            "peer, another process ended first and its output says why. Once mended, run the same "
-            "command in all processes; training goes on from its last checkpoint.",
-            file=sys.stderr,
-            flush=True,
+        return _end(
+            "failed with the error above; if that speaks of a connection or a peer, another "
+            "process ended first and its output says why. Once mended, run the same command in "
+            "all processes; training goes on from its last checkpoint.",
+            1,
         )
-        os._exit(1)
+    return 0
+
+
+def _main(arguments: list[str]) -> None:
+    given, fields = _parse(arguments)
+    if given.help or given.version:
+        print(_version() if given.version else _help(given.task))
+        return
+    if given.task not in TASKS:
+        asked = "name one task" if given.task is None else f"unknown task {given.task!r}"
+        raise InputError(f"{asked}: choose from {', '.join(TASKS)}.")
+    for name in ("config", "workdir"):
+        if getattr(given, name) is None:
+            raise InputError(f"--{name} is missing; try --config=digits --workdir=runs/digits.")
+    sys.path.insert(0, os.getcwd())  # configs import each other, also under the `lpd` script
+    config = config_files.load(given.config)
+    config_files.override(config, fields)
+    if given.checkpoint is not None:
+        config.checkpoint = given.checkpoint
+    for where in filter(None, (given.workdir, config.checkpoint)):
+        storage.check(where)
+    cluster = distributed.cluster(
+        given.coordinator, given.num_processes, given.process_id, os.environ
+    )
+    if cluster is not None:
+        distributed.initialize(
+            cluster, join_timeout=given.join_timeout, heartbeat_timeout=given.heartbeat_timeout
+        )
+    _start_logging(given.verbosity, first=cluster is None or jax.process_index() == 0)
+    _show(config, given)
+    importlib.import_module(f"lpd_jax.tasks.{given.task}").run(config, given.workdir)
+    if cluster is not None:
+        distributed.barrier("the end")  # process 0 may be writing still
+
+
+def _start_logging(verbosity: int, first: bool) -> None:
+    # Libraries ask absl for flags, which are ours to parse.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(verbosity)
+    _LOG.setLevel(logging.INFO if first else logging.WARNING)
+
+
+def _show(config: ConfigDict, given: argparse.Namespace) -> None:
+    """Says what is run: the fields that are not as in `configs/base.py`."""
+    _LOG.info(
+        "%s --config=%s --workdir=%s, which differs from configs/base.py (all of it will be in "
+        "config.json beside the results) in\n%s",
+        given.task,
+        given.config,
+        given.workdir,
+        config_files.differences(config),
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise InputError(f"{message}; lpd --help lists the flags.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="lpd",
+        usage="lpd TASK --config=NAME --workdir=DIR [--config.section.field=VALUE ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    add = parser.add_argument
+    add("task", nargs="?", metavar="TASK", help=argparse.SUPPRESS)
+    add("--config", help="config file, or a shipped one by name: digits, folder_small, lpd_256:XL")
+    add("--workdir", help="directory that the task reads and writes; gs://bucket/...")
+    add("--checkpoint", help="directory of the models to use, if not the workdir")
+    add("--coordinator", help="host:port of process 0 of several; auto: ask the TPU VM")
+    add("--num_processes", type=int, help="how many processes work together")
+    add("--process_id", type=int, help="which of them this one is, from 0")
+    add("--join_timeout", type=int, default=300, help="seconds to wait for the others at the start")
+    add("--heartbeat_timeout", type=int, default=100, help="seconds until a silent one counts dead")
+    # Orbax tells at INFO what it does; ours are the only messages of that level people ask for.
+    add("--verbosity", type=int, default=-1, help="of libraries: 0 shows what they do, 1 more")
+    add("--version", action="store_true", help="versions of this package, jax and Python")
+    add("-h", "--help", action="store_true", help="this; TASK --help: what the task does")
+    return parser
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and apart from them those that set fields, as --config.section.field=value."""
+    fields, others = [], []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        if not config_files.OVERRIDE.match(argument):
+            others.append(argument)
+            continue
+        if "=" not in argument and left and not left[0].startswith("--") and left[0] not in TASKS:
+            argument = f"{argument}={left.pop(0)}"
+        fields.append(argument)
+    parser = _parser()
+    given, unknown = parser.parse_known_args(others)
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        nearest = get_close_matches(flag, parser._option_string_actions, 1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "lpd --help lists the flags."
+        raise InputError(f"there is no flag {flag}; {hint}")
+    for name in ("join_timeout", "heartbeat_timeout"):
+        if getattr(given, name) < 1:
+            raise InputError(f"--{name} must be at least 1 second.")
+    return given, fields
+
+
+def _help(task: str | None) -> str:
+    """Help of the command or, for a task, what its file says of it."""
+    if task not in TASKS:
+        return _parser().format_help()
+    source = Path(importlib.util.find_spec(f"lpd_jax.tasks.{task}").origin).read_text("utf-8")
+    about = ast.get_docstring(ast.parse(source)).removeprefix("Task: ")
+    return f"{task}: {about}\n\nlpd --help lists tasks and flags; configs/base.py all fields."
+
+
+def _version() -> str:
+    return (
+        f"lpd_jax {lpd_jax.__version__}, jax {jax.__version__}, Python {platform.python_version()}"
+    )
+
+
+def _of_the_disk(error: BaseException | None) -> str | None:
+    """The sentence for an error that has its cause in a disk; None for any other."""
+    full = os.strerror(errno.ENOSPC)  # the writer of checkpoints passes on the text alone
+    while error is not None:
+        number = getattr(error, "errno", None) if isinstance(error, OSError) else None
+        number = errno.ENOSPC if full in str(error) else number
+        if number in _DISK:
+            file = f" ({error.filename})" if getattr(error, "filename", None) else ""
+            return (
+                f"{_DISK[number]}{file}; put that right and run the same command again: what is "
+                "complete stays."
+            )
+        error = error.__cause__
+    return None
+
+
+def _end(sentence: str, code: int) -> int:
+    """Says why this process ends; among several it ends here and now."""
+    print(f"lpd{_which()}: {sentence}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(code)
+    return code
 
 
 def _which() -> str:

@@ -29,7 +29,7 @@ from lpd_jax.tasks.workdir import digest, plain, timed, write_json
 
 _LOG = logging.getLogger(__name__)
 
-LOADER = pathlib.Path(__file__).parents[2] / "launch/run_export.py"
+LOADER = pathlib.Path(__file__).parents[1] / "run_export.py"  # copied into every export
 SETTINGS = "settings.json"
 FILES = ("sampler.jaxexport", "params.safetensors", LOADER.name, "README.txt", SETTINGS)
 
@@ -143,8 +143,6 @@ def _write(
     save_file(artifact.params, params, metadata={"sampler": json.dumps(about)})
     # The writer makes files that only their owner can read, whatever the umask says.
     params.chmod(program.stat().st_mode)
-    if not LOADER.is_file():
-        raise InputError(f"there is no {LOADER}; export from a clone of the repository.")
     shutil.copyfile(LOADER, loader)
     readme.write_text(
         NOTE.format(

@@ -54,6 +54,29 @@ def test_a_gpu_node_runs_the_task_with_its_arguments_whole():
     )
 
 
+def test_the_quickstart_ends_with_the_command_that_is_next(tmp_path):
+    """With a Python of our own, which answers as told and shows what it is asked."""
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    (tmp_path / "setup.py").touch()
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\ncase "$2" in lpd_jax) exit "$ANSWER";; esac\n')
+    python.chmod(0o755)
+    for answer in (0, 75):
+        done = subprocess.run(
+            ["bash", tmp_path / "launch/quickstart.sh", "--config.seed=1"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"ANSWER": str(answer)},
+        )
+        asked = "-m lpd_jax pipeline --config=digits --workdir=runs/digits --config.seed=1\n"
+        assert asked in done.stdout and done.returncode == answer
+        said = done.stdout.split(asked)
+        assert ("source .venv/bin/activate" in said[0]) == (answer == 0)  # after installing only
+        assert ("source .venv/bin/activate && lpd sample" in said[1]) == (answer == 0)
+
+
 def test_slurm_queues_a_stopped_job_again_and_no_other(tmp_path):
     """With srun and scontrol of our own, which answer as told and note what they are asked."""
     for name, body in (("srun", 'exit "$ANSWER"'), ("scontrol", 'echo "$@" >> "$ASKED"')):
