@@ -3,6 +3,7 @@
 `save(figure, path)` writes one, and a notebook shows it.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,23 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lpd_jax import storage
+
+# Okabe and Ito's: told apart by colour-blind readers too.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+# Metrics that fall by factors.
+DECADES = frozenset({"loss", "mse", "commitment", "grad_norm"})
+
+# The vertical axes of what the tasks draw; "loss" is drawn for the decoder only.
+UNITS = {
+    "loss": "nats per code",
+    "accuracy": "share of codes",
+    "grad_norm": "L2 norm, before clipping",
+    "mse": "mean square, pixels in [-1, 1]",
+    "commitment": "weighted loss",
+    "entropy": "weighted loss",
+    "codes_in_batch": "share of the codebook",
+}
 
 
 def save(figure: Figure, path: storage.Where, dpi: float | None = None) -> None:
@@ -19,20 +37,41 @@ def save(figure: Figure, path: storage.Where, dpi: float | None = None) -> None:
 
 
 def curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], x: str = "step") -> Figure:
-    """One panel per metric against `x`.
+    """One panel per metric against `x`, two in a row.
+
+    The vertical axis is logarithmic for a metric of `DECADES` that spans one. Where rows have
+    "heldout_loss" beside "loss" (for any metric), its points lie over the curve.
 
     Args:
         rows: metrics as logged, e.g. {"step": 100, "loss": 3.2}; a row may lack some.
         names: the metrics to draw.
         x: the key of the horizontal axis.
     """
-    figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
-    for axes, name in zip(np.ravel(figure.subplots(1, len(names))), names, strict=True):
-        points = [(row[x], row[name]) for row in rows if name in row]
-        axes.plot(*np.reshape(points, (-1, 2)).T)
-        axes.set(title=name, xlabel=x)
+    columns = min(2, len(names))
+    figure = Figure(figsize=(4 * columns, 2.7 * -(-len(names) // columns)), layout="constrained")
+    panels = figure.subplots(-(-len(names) // columns), columns, squeeze=False).flat
+    for axes, name in itertools.zip_longest(panels, names):
+        if name is None:
+            axes.remove()
+            continue
+        (at, training), heldout = _points(rows, x, name), _points(rows, x, f"heldout_{name}")
+        axes.plot(at, training, color=COLORS[0], linewidth=1.5, label="training")
+        if heldout.size:
+            axes.plot(*heldout, "o", color=COLORS[1], markersize=4, label="held out")
+            axes.legend()
+        values = np.concatenate([training, heldout[1]])
+        values = values[np.isfinite(values)]
+        if name in DECADES and values.size and 0 < 10 * values.min() <= values.max():
+            axes.set_yscale("log")
+        axes.set(title=name, xlabel=x, ylabel=UNITS.get(name, ""))
         axes.grid(alpha=0.3)
     return figure
+
+
+def _points(rows: Sequence[Mapping[str, float]], x: str, name: str) -> np.ndarray:
+    """float64 [2, M]: where a metric was logged, and what it was."""
+    points = [(row[x], row[name]) for row in rows if name in row]
+    return np.array(points, np.float64).reshape(-1, 2).T
 
 
 def code_histogram(counts: np.ndarray) -> Figure:
@@ -44,7 +83,7 @@ def code_histogram(counts: np.ndarray) -> Figure:
     share = np.sort(counts)[::-1] / max(1, counts.sum())
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    axes.fill_between(np.arange(len(share)), share, step="mid")
+    axes.fill_between(np.arange(len(share)), share, step="mid", color=COLORS[0])
     axes.axhline(1 / len(share), color="black", linewidth=1, linestyle="--", label="even use")
     axes.set(
         title=f"{np.count_nonzero(counts)} of {len(counts)} codes used",
@@ -72,6 +111,7 @@ def error_bars(
     # Side by side, or the bars would hide each other.
     shifts = 0.3 * (np.arange(len(names)) - (len(names) - 1) / 2) / max(1, len(names))
     for axes, metric in zip(np.ravel(figure.subplots(1, len(metrics))), metrics, strict=True):
+        axes.set_prop_cycle(color=COLORS)
         for name, shift in zip(names, shifts, strict=True):
             own = sorted(
                 (axis.index(row["x"]), *row[metric][:2]) for row in rows if row["name"] == name
