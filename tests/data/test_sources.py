@@ -4,7 +4,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from lpd_jax.data.sources import Arrays, Digits, Folder, TfdsImages
+from lpd_jax.data.sources import Arrays, Digits, Folder, TfdsImages, folder_classes
 from lpd_jax.errors import InputError
 
 
@@ -203,6 +203,8 @@ def test_listing_a_folder_reads_no_image(tmp_path):
     (tmp_path / "auk" / "2.png").mkdir()  # a directory is no image, whatever its name
     source = Folder(tmp_path, "all", 16)
     assert source.class_names == ("auk", "wren") and len(source) == 2
+    assert folder_classes(tmp_path) == source.class_names
+    assert folder_classes(tmp_path / "absent") is None
 
 
 def test_tfds_images(tmp_path):
