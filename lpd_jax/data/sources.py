@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lpd_jax.data.crop import center_crop
-from lpd_jax.data.pixels import read_image
+from lpd_jax.data.image_files import read_image
 from lpd_jax.errors import InputError
 
 SPLITS = ("train", "heldout", "all")
@@ -78,7 +78,7 @@ class Folder:
     When `path` has `train/` and one of `heldout/`, `val/`, `validation/`, `test/`, those are the
     splits. Otherwise a tenth of each class is held out, the files whose relative path hashes
     lowest: the choice survives a copy to another machine. Files are listed at once, and read
-    (`pixels.read_image`) and centre-cropped when asked for.
+    (`image_files.read_image`) and centre-cropped when asked for.
 
     Raises:
         InputError: `path` or one of its classes is missing or empty, a link is broken; on access,
@@ -123,7 +123,7 @@ class TfdsImages:
 
     TensorFlow is not needed. A split called heldout, validation or test is held out; a dataset
     with none of them gives the last tenth of its train split. Images are decoded by
-    `pixels.read_image` and centre-cropped.
+    `image_files.read_image` and centre-cropped.
 
     Args:
         path: directory of the prepared dataset (it holds `dataset_info.json`), or a name such as

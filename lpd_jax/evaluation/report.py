@@ -66,20 +66,21 @@ def table(report: Mapping[str, Any]) -> str:
     """The explained figures of `report` and its worst classes, aligned for a terminal."""
     lines = []
     for title, head, cells in _figure_tables(report):
-        cells = [[title, *head[1:-1]], *(row[:-1] for row in cells)]  # without the meaning
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for row in cells:
-            first, *rest = (_pad(c, w, i) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-            lines.append("  ".join([first, *rest]).rstrip())
+        shown = [[title, *head[1:-1]], *(row[:-1] for row in cells)]  # without the meaning
+        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+        for row in shown:
+            padded = (
+                cell.rjust(width) if name in ("value", "real images") else cell.ljust(width)
+                for name, cell, width in zip(head[:-1], row, widths, strict=True)
+            )
+            lines.append("  ".join(padded).rstrip())
         lines.append("")
-    if classes := report.get("classes"):
-        worst = [f"{name} {show(found['accuracy'], '%')}" for name, found in _worst(classes)[:3]]
-        lines.append(f"worst of {len(classes)} classes: {', '.join(worst)}")
+    classes = report.get("classes", {})
+    worst = [(n, c["accuracy"]) for n, c in _worst(classes) if figures.known(c["accuracy"])]
+    if worst:
+        named = ", ".join(f"{name} {show(accuracy, '%')}" for name, accuracy in worst[:3])
+        lines.append(f"worst of {len(classes)} classes: {named}")
     return "\n".join(lines).rstrip()
-
-
-def _pad(cell: str, width: int, column: int) -> str:
-    return cell.rjust(width) if column in (1, 2) else cell.ljust(width)
 
 
 def _figure_tables(report: Mapping[str, Any]) -> list[Table]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from lpd_jax import storage
 from lpd_jax.data.crop import center_crop
-from lpd_jax.data.pixels import read_image
+from lpd_jax.data.image_files import read_image
 from lpd_jax.data.sources import EXTENSIONS
 from lpd_jax.errors import InputError
 from lpd_jax.generation import editing

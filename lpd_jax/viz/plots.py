@@ -3,7 +3,6 @@
 `save(figure, path)` writes one, and a notebook shows it.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,13 @@ UNITS = {
 }
 
 
+# Before the name of a metric, its label, marker and color.
+HELDOUT = (
+    ("heldout_", "held out", "o", COLORS[1]),
+    ("ema_heldout_", "held out, EMA", "s", COLORS[2]),
+)
+
+
 def save(figure: Figure, path: storage.Where, dpi: float | None = None) -> None:
     """Writes a figure in the format that the suffix of `path` names."""
     with storage.whole(path) as file:
@@ -39,8 +45,9 @@ def save(figure: Figure, path: storage.Where, dpi: float | None = None) -> None:
 def curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], x: str = "step") -> Figure:
     """One panel per metric against `x`, two in a row.
 
-    The vertical axis is logarithmic for a metric of `DECADES` that spans one. Where rows have
-    "heldout_loss" beside "loss" (for any metric), its points lie over the curve.
+    The vertical axis is logarithmic for a metric of `DECADES` that spans one. For any metric, here
+    "loss", the points of "heldout_loss" (with error bars of "heldout_loss_se") and of
+    "ema_heldout_loss" lie over the curve where rows have them.
 
     Args:
         rows: metrics as logged, e.g. {"step": 100, "loss": 3.2}; a row may lack some.
@@ -48,19 +55,20 @@ def curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], x: str = "
         x: the key of the horizontal axis.
     """
     columns = min(2, len(names))
-    figure = Figure(figsize=(4 * columns, 2.7 * -(-len(names) // columns)), layout="constrained")
-    panels = figure.subplots(-(-len(names) // columns), columns, squeeze=False).flat
-    for axes, name in itertools.zip_longest(panels, names):
-        if name is None:
-            axes.remove()
-            continue
-        (at, training), heldout = _points(rows, x, name), _points(rows, x, f"heldout_{name}")
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(4 * columns, 2.7 * lines), layout="constrained")
+    for panel, name in enumerate(names, 1):
+        axes = figure.add_subplot(lines, columns, panel)
+        at, training, _ = _points(rows, x, name)
         axes.plot(at, training, color=COLORS[0], linewidth=1.5, label="training")
-        if heldout.size:
-            axes.plot(*heldout, "o", color=COLORS[1], markersize=4, label="held out")
-            axes.legend()
-        values = np.concatenate([training, heldout[1]])
-        values = values[np.isfinite(values)]
+        values = training[np.isfinite(training)]
+        for key, label, marker, color in HELDOUT:
+            at, heldout, error = _points(rows, x, key + name)
+            if len(at):
+                style = {"color": color, "markersize": 4, "capsize": 2, "label": label}
+                axes.errorbar(at, heldout, error, fmt=marker, **style)
+                axes.legend()
+            values = np.concatenate([values, heldout[np.isfinite(heldout)]])
         if name in DECADES and values.size and 0 < 10 * values.min() <= values.max():
             axes.set_yscale("log")
         axes.set(title=name, xlabel=x, ylabel=UNITS.get(name, ""))
@@ -69,9 +77,9 @@ def curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], x: str = "
 
 
 def _points(rows: Sequence[Mapping[str, float]], x: str, name: str) -> np.ndarray:
-    """float64 [2, M]: where a metric was logged, and what it was."""
-    points = [(row[x], row[name]) for row in rows if name in row]
-    return np.array(points, np.float64).reshape(-1, 2).T
+    """float64 [3, M]: where a metric was logged, what it was, its standard error (else NaN)."""
+    points = [(row[x], row[name], row.get(f"{name}_se", np.nan)) for row in rows if name in row]
+    return np.array(points, np.float64).reshape(-1, 3).T
 
 
 def code_histogram(counts: np.ndarray) -> Figure:
@@ -89,6 +97,7 @@ def code_histogram(counts: np.ndarray) -> Figure:
         title=f"{np.count_nonzero(counts)} of {len(counts)} codes used",
         xlabel="code, by frequency",
         ylabel="share of tokens",
+        ylim=(0, None),
     )
     axes.legend()
     return figure

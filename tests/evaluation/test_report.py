@@ -134,9 +134,9 @@ def test_writing_again_replaces(written, tmp_path):
 
 def test_the_table_is_short_rounded_and_aligned():
     assert table(REPORT).splitlines() == [
-        "tokenizer        value        bar  verdict",
+        "tokenizer        value  bar        verdict",
         "PSNR           28.2 dB  ≥ 26.0 dB  good",
-        "codebook used   79.0 %   ≥ 80.0 %  short",
+        "codebook used   79.0 %  ≥ 80.0 %   short",
         "",
         "samples              value  real images  bar       verdict",
         "steps                   10",
@@ -145,6 +145,19 @@ def test_the_table_is_short_rounded_and_aligned():
         "Fréchet over floor    2.21               ≤ 2.5     good",
         "",
         "worst of 2 classes: <bad> 25.0 %, good|ish 100.0 %",
+    ]
+
+
+def test_what_could_not_be_measured_is_a_dash():
+    report = {
+        "samples": {"class_accuracy": NAN, "frechet": None},
+        "classes": {"0": {"count": 1, "accuracy": NAN, "heldout_accuracy": NAN}},
+        "bars": DIGITS_BARS,
+    }
+    assert table(report).splitlines() == [
+        "samples           value  bar",
+        "class accuracy        -  ≥ 97.0 %",
+        "Fréchet distance      -",
     ]
 
 

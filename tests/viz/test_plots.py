@@ -36,13 +36,19 @@ def test_curves_that_span_a_decade_have_a_logarithmic_axis():
 def test_heldout_points_lie_over_the_training_curve():
     rows = [{"step": i, "loss": 3.0 - i, "accuracy": 0.5} for i in range(3)]
     rows[2]["heldout_loss"] = 0.1
-    rows.append({"step": 5, "heldout_loss": 0.2})
-    loss, accuracy = curves(rows, ["loss", "accuracy"]).axes
-    training, heldout = (line.get_xydata().tolist() for line in loss.lines)
-    assert training == [[0, 3], [1, 2], [2, 1]] and heldout == [[2, 0.1], [5, 0.2]]
-    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "held out"]
+    rows.append({"step": 5, "heldout_loss": 0.2, "heldout_loss_se": 0.05, "ema_heldout_loss": 0.15})
+    loss, accuracy, norm = curves(rows, ["loss", "accuracy", "grad_norm"]).axes
+    assert loss.lines[0].get_xydata().tolist() == [[0, 3], [1, 2], [2, 1]]
+    heldout, ema = (bars.lines for bars in loss.containers)
+    assert heldout[0].get_xydata().tolist() == [[2, 0.1], [5, 0.2]]
+    assert ema[0].get_xydata().tolist() == [[5, 0.15]]
+    bar = heldout[2][0].get_segments()[-1]
+    np.testing.assert_allclose(bar, [[5, 0.15], [5, 0.25]])
+    shown = [text.get_text() for text in loss.get_legend().get_texts()]
+    assert shown == ["training", "held out", "held out, EMA"]
     assert loss.get_yscale() == "log"  # the held-out points count
     assert len(accuracy.lines) == 1 and accuracy.get_legend() is None
+    assert norm.get_title() == "grad_norm"
 
 
 def test_histogram_counts_the_used_codes(tmp_path):

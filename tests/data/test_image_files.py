@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from lpd_jax.data.pixels import UPRIGHT, read_image
+from lpd_jax.data.image_files import UPRIGHT, read_image
 from lpd_jax.errors import InputError
 
 # Different along both axes and in each channel: a wrong turn or a lost channel shows.
