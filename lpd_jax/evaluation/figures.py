@@ -159,8 +159,3 @@ def flatten(report: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def line(figures: Mapping[str, Any]) -> str:
-    """The figures of one section, rounded, on one line of a log: "psnr_db 28.2, steps 10"."""
-    return ", ".join(f"{key} {show(value)}" for key, value in flatten(figures))

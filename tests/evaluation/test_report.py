@@ -4,7 +4,7 @@ import re
 import pytest
 from PIL import Image
 
-from lpd_jax.evaluation.figures import DIGITS_BARS, FIGURES, line, ratio, rows, show
+from lpd_jax.evaluation.figures import DIGITS_BARS, FIGURES, ratio, rows, show
 from lpd_jax.evaluation.report import CLASSES_SHOWN, table, write_report
 
 NAN = float("nan")
@@ -161,8 +161,9 @@ def test_what_could_not_be_measured_is_a_dash():
     ]
 
 
-def test_a_line_of_a_log_is_rounded():
-    found = line({"psnr_db": 28.19294997208137, "seconds": {"train": 605.81}, "copies": NAN})
-    assert found == "psnr_db 28.2, seconds.train 606, copies -"
+def test_shown_figures_are_rounded():
     assert show(None) == show(NAN) == "-" and show(0.9866, "%") == "98.7 %"
+    assert (
+        show(28.19294997208137, "dB") == "28.2 dB" and show(605.81) == "606" and show(450) == "450"
+    )
     assert ratio(3, 2) == 1.5 and show(ratio(1.0, 0.0)) == "-"
