@@ -57,7 +57,7 @@ def read_image(file: str | Path | BinaryIO, name: str) -> Image.Image:
         reason, cause = "its content is of no format that Pillow knows", error
     # Pillow's decoders report damage through types of every kind (struct.error, EOFError, ...).
     except Exception as error:
-        reason, cause = str(error) or type(error).__name__, error
+        reason, cause = " ".join(str(error).split()) or type(error).__name__, error
     raise InputError(
         f"{name} cannot be read as an image ({reason}); replace or remove it."
     ) from cause

@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 from lpd_jax.data.crop import center_crop
 from lpd_jax.data.image_files import read_image
 from lpd_jax.errors import InputError
+from lpd_jax.storage import brief
 
 SPLITS = ("train", "heldout", "all")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -132,7 +133,8 @@ class TfdsImages:
         size: S.
 
     Raises:
-        InputError: dataset absent, in another file format, or without an image and a label.
+        InputError: dataset absent, in another file format, or without an image and a label; on
+            access, a record or its image is unreadable.
     """
 
     def __init__(self, path: str | Path, split: str, size: int):
@@ -150,7 +152,7 @@ class TfdsImages:
                 f"The dataset at {path} has no train split (it has {', '.join(splits) or 'none'}); "
                 "prepare it again with one."
             )
-        self.size = size
+        self.size, self._name = size, f"{path}, split {split}"
         self.class_names = tuple(features["label"].names)
         try:
             self._records = builder.as_data_source(
@@ -166,8 +168,14 @@ class TfdsImages:
         return len(self._records)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        record = self._records[i]
-        image = read_image(io.BytesIO(record["image"]), f"record {i} of {self._records!r}")
+        try:
+            record = self._records[i]
+        except (RuntimeError, OSError) as error:
+            raise InputError(
+                f"record {i} of {self._name} cannot be read ({brief(error)}); copy or prepare "
+                "the dataset again."
+            ) from error
+        image = read_image(io.BytesIO(record["image"]), f"record {i} of {self._name}")
         image = np.asarray(center_crop(image, self.size))
         return {"image": image, "label": np.int32(record["label"]), "index": np.int64(i)}
 
@@ -298,10 +306,11 @@ def _tfds_builder(path: str | Path) -> tfds.core.DatasetBuilder:
             builder = tfds.builder_from_directory(directory)
         else:
             builder = tfds.builder(str(path))
-    except (tfds.core.DatasetNotFoundError, OSError, ValueError) as error:
+    # An absent version is an AssertionError, a damaged dataset_info.json an error of Protobuf.
+    except Exception as error:
         raise InputError(
-            f"No TFDS dataset at {path}; data.path must be the directory that holds its "
-            "dataset_info.json, or the name of a prepared dataset."
+            f"No TFDS dataset at {path} ({brief(error)}); data.path must be the directory that "
+            "holds its dataset_info.json, or the name of a prepared dataset."
         ) from error
     if not builder.info.splits:
         raise InputError(

@@ -222,8 +222,23 @@ def test_tfds_bad_datasets(tmp_path):
         TfdsImages(tmp_path, "train", 16)
     with pytest.raises(InputError, match="No TFDS dataset"):
         TfdsImages("no_such_dataset_of_birds", "train", 16)
+    with pytest.raises(InputError, match=r"No TFDS dataset at mnist:9\.9\.9"):
+        TfdsImages("mnist:9.9.9", "train", 16)
     with pytest.raises(InputError, match="array_record"):
         TfdsImages(_tfds(tmp_path / "tfrecord", suffix="tfrecord"), "train", 16)
     text = _tfds(tmp_path / "text", features={"text": tfds.features.Text()})
     with pytest.raises(InputError, match="'image' and 'label'"):
         TfdsImages(text, "train", 16)
+
+
+def test_a_damaged_tfds_dataset_is_one_sentence(tmp_path):
+    path = _tfds(tmp_path / "birds")
+    source = TfdsImages(path, "train", 16)
+    (records,) = path.glob("*array_record*")
+    records.write_bytes(records.read_bytes()[:300])
+    with pytest.raises(InputError, match=r"^record 3 of .*birds, split train cannot be read"):
+        source[3]
+    about = path / "dataset_info.json"
+    about.write_text(about.read_text()[:50])
+    with pytest.raises(InputError, match="No TFDS dataset"):
+        TfdsImages(path, "train", 16)
