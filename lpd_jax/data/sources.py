@@ -9,7 +9,8 @@ S side in pixels, M images, C classes.
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lpd_jax.data.crop import center_crop
+from lpd_jax.data.image_files import read_image
 from lpd_jax.errors import InputError
+from lpd_jax.storage import brief
 
 SPLITS = ("train", "heldout", "all")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -75,21 +78,22 @@ class Folder:
 
     When `path` has `train/` and one of `heldout/`, `val/`, `validation/`, `test/`, those are the
     splits. Otherwise a tenth of each class is held out, the files whose relative path hashes
-    lowest: the choice survives a copy to another machine. Files are read when asked for, converted
-    to RGB and centre-cropped.
+    lowest: the choice survives a copy to another machine. Files are listed at once, and read
+    (`image_files.read_image`) and centre-cropped when asked for.
 
     Raises:
-        InputError: `path` or its classes are missing or empty; on access, a file is unreadable.
+        InputError: `path` or one of its classes is missing or empty, a link is broken; on access,
+            a file is unreadable.
     """
 
     def __init__(self, path: str | Path, split: str, size: int):
         _check_split(split)
-        _check_local(path)
+        _check_path(path)
         root = Path(path).expanduser()
         if not root.is_dir():
             raise InputError(
-                f"{root} is not a directory; data.path must name a directory with one "
-                "sub-directory of images per class."
+                f"data.path={path} is {'a file, not' if root.is_file() else 'not'} a directory; it "
+                "must name a directory with one sub-directory of images per class."
             )
         self.size = size
         self.class_names, classes = _folder_files(root, split)
@@ -108,7 +112,7 @@ class Folder:
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         file = self.files[i]
-        image = _decode(file, self.size, name=str(file))
+        image = np.asarray(center_crop(read_image(file, str(file)), self.size))
         return {"image": image, "label": self.labels[i], "index": np.int64(i)}
 
     def __repr__(self) -> str:
@@ -119,8 +123,8 @@ class TfdsImages:
     """A classification dataset that TensorFlow Datasets has prepared as ArrayRecord files.
 
     TensorFlow is not needed. A split called heldout, validation or test is held out; a dataset
-    with none of them gives the last tenth of its train split. Images are decoded by Pillow,
-    converted to RGB and centre-cropped.
+    with none of them gives the last tenth of its train split. Images are decoded by
+    `image_files.read_image` and centre-cropped.
 
     Args:
         path: directory of the prepared dataset (it holds `dataset_info.json`), or a name such as
@@ -129,12 +133,13 @@ class TfdsImages:
         size: S.
 
     Raises:
-        InputError: dataset absent, in another file format, or without an image and a label.
+        InputError: dataset absent, in another file format, or without an image and a label; on
+            access, a record or its image is unreadable.
     """
 
     def __init__(self, path: str | Path, split: str, size: int):
         _check_split(split)
-        _check_local(path)
+        _check_path(path)
         builder = _tfds_builder(path)
         features, splits = builder.info.features, list(builder.info.splits)
         if not {"image", "label"} <= set(features):
@@ -147,7 +152,7 @@ class TfdsImages:
                 f"The dataset at {path} has no train split (it has {', '.join(splits) or 'none'}); "
                 "prepare it again with one."
             )
-        self.size = size
+        self.size, self._name = size, f"{path}, split {split}"
         self.class_names = tuple(features["label"].names)
         try:
             self._records = builder.as_data_source(
@@ -163,10 +168,15 @@ class TfdsImages:
         return len(self._records)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        record = self._records[i]
-        image = _decode(
-            io.BytesIO(record["image"]), self.size, name=f"record {i} of {self._records!r}"
-        )
+        try:
+            record = self._records[i]
+        except (RuntimeError, OSError) as error:
+            raise InputError(
+                f"record {i} of {self._name} cannot be read ({brief(error)}); copy or prepare "
+                "the dataset again."
+            ) from error
+        image = read_image(io.BytesIO(record["image"]), f"record {i} of {self._name}")
+        image = np.asarray(center_crop(image, self.size))
         return {"image": image, "label": np.int32(record["label"]), "index": np.int64(i)}
 
     def __repr__(self) -> str:
@@ -178,7 +188,11 @@ def _check_split(split: str) -> None:
         raise InputError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
 
 
-def _check_local(path: str | Path) -> None:
+def _check_path(path: str | Path) -> None:
+    if not str(path).strip():
+        raise InputError(
+            "data.path is empty; say where the images are, as in --config.data.path=/data/flowers."
+        )
     if "://" in str(path):
         raise InputError(
             f"data.path={path} is not on a local disk, where images are read from; copy it there, "
@@ -205,51 +219,79 @@ def _enlarge(image: np.ndarray, size: int) -> np.ndarray:
     return np.rint(resized.clip(0, 255)).astype(np.uint8)
 
 
-def _decode(file: Path | io.BytesIO, size: int, name: str) -> np.ndarray:
-    """Image file -> uint8 [S, S, 3]."""
-    try:
-        with Image.open(file) as image:
-            return np.asarray(center_crop(image.convert("RGB"), size))
-    # Pillow reports damage through all of these, depending on the format.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{name} cannot be read as an image ({error}); replace or remove it."
-        ) from error
+def folder_classes(path: str | Path) -> tuple[str, ...] | None:
+    """Names of the classes of a `Folder`, without listing its images; None if it is not there."""
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        return None
+    splits = (root / "train").is_dir() and _heldout_directory(root) is not None
+    return _class_names(root / "train" if splits else root)
+
+
+def _heldout_directory(root: Path) -> Path | None:
+    names = ("heldout", "val", "validation", "test")
+    return next((root / name for name in names if (root / name).is_dir()), None)
 
 
 def _folder_files(root: Path, split: str) -> tuple[tuple[str, ...], list[list[Path]]]:
     """Class names and, for each, the sorted files of `split`."""
-    heldout = next(
-        (root / n for n in ("heldout", "val", "validation", "test") if (root / n).is_dir()), None
-    )
+    heldout = _heldout_directory(root)
     if heldout is None or not (root / "train").is_dir():
         names = _class_names(root)
-        return names, [_carve(root, name, split) for name in names]
+        return names, [_carve(name, _images(root / name), split) for name in names]
     names = _class_names(root / "train")
     if unknown := sorted(set(_class_names(heldout)) - set(names)):
         raise InputError(
             f"{heldout} has classes that {root / 'train'} lacks ({', '.join(unknown[:3])}); give "
             "both the same sub-directories."
         )
-    parts = {"train": [root / "train"], "heldout": [heldout], "all": [root / "train", heldout]}
-    return names, [[f for p in parts[split] for f in _images(p / name)] for name in names]
+    train = [_images(root / "train" / name) for name in names]
+    # A class may be absent from what is held out.
+    held = [_images(heldout / name) if (heldout / name).is_dir() else [] for name in names]
+    both = [a + b for a, b in zip(train, held, strict=True)]
+    return names, {"train": train, "heldout": held, "all": both}[split]
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
-    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    entries = _entries(root, lambda name: not name.startswith("."))
+    names = sorted(entry.name for entry in entries if entry.is_dir())
     if not names:
         raise InputError(f"{root} has no sub-directories; put the images of each class into one.")
     return tuple(names)
 
 
 def _images(directory: Path) -> list[Path]:
-    if not directory.is_dir():
-        return []
-    return sorted(f for f in directory.iterdir() if f.suffix.lower() in EXTENSIONS)
+    """The sorted image files that lie in the directory of a class."""
+    entries = _entries(directory, lambda name: Path(name).suffix.lower() in EXTENSIONS)
+    names = sorted(entry.name for entry in entries if entry.is_file())
+    if not names:
+        raise InputError(
+            f"{directory} holds no images ({', '.join(sorted(EXTENSIONS))}); put those of the "
+            "class right into it, or remove it."
+        )
+    return [directory / name for name in names]
 
 
-def _carve(root: Path, name: str, split: str) -> list[Path]:
-    files = _images(root / name)
+def _entries(directory: Path, wanted: Callable[[str], bool]) -> list[os.DirEntry]:
+    """What lies in `directory` under a name that is `wanted`; links lead somewhere."""
+    try:
+        with os.scandir(directory) as found:
+            entries = [entry for entry in found if wanted(entry.name)]
+    except OSError as error:
+        raise InputError(
+            f"{directory} cannot be listed ({error.strerror}); make it readable."
+        ) from error
+    for entry in entries:
+        # Only links cost a look at the disk here.
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            raise InputError(
+                f"{entry.path} is a link that leads nowhere or to itself; mend or remove it."
+            )
+    return entries
+
+
+def _carve(name: str, files: list[Path], split: str) -> list[Path]:
+    """The files of `split`, where the directory has no splits of its own."""
     if split == "all":
         return files
     by_hash = sorted(files, key=lambda f: hashlib.sha256(f"{name}/{f.name}".encode()).digest())
@@ -264,10 +306,11 @@ def _tfds_builder(path: str | Path) -> tfds.core.DatasetBuilder:
             builder = tfds.builder_from_directory(directory)
         else:
             builder = tfds.builder(str(path))
-    except (tfds.core.DatasetNotFoundError, OSError, ValueError) as error:
+    # An absent version is an AssertionError, a damaged dataset_info.json an error of Protobuf.
+    except Exception as error:
         raise InputError(
-            f"No TFDS dataset at {path}; data.path must be the directory that holds its "
-            "dataset_info.json, or the name of a prepared dataset."
+            f"No TFDS dataset at {path} ({brief(error)}); data.path must be the directory that "
+            "holds its dataset_info.json, or the name of a prepared dataset."
         ) from error
     if not builder.info.splits:
         raise InputError(

@@ -1,34 +1,38 @@
-"""One report of a run as JSON for programs, Markdown for reviews, HTML and a table for people."""
+"""One report of a run as JSON for programs, Markdown for reviews, HTML and a table for people.
+
+Figures come first, in groups, each beside that of real images and what it is held to; then the
+classes, worst first; the settings; the pictures.
+"""
 
 import base64
 import html
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lpd_jax import storage
+from lpd_jax.evaluation import figures
+from lpd_jax.evaluation.figures import show
 
-MEANINGS = {
-    "tokenizer.psnr_db": "held-out images after encode and decode, dB (higher is better)",
-    "tokenizer.codebook_usage": "share of the codebook that the images use",
-    "classifier.heldout_accuracy": "the judge's accuracy on real held-out images",
-    "samples.steps": "sequential steps per generated image",
-    "samples.class_accuracy": "generated images that the judge sees as the class asked for",
-    "samples.frechet": "Fréchet distance to held-out images in gray pixels (lower is better)",
-    "samples.frechet_full_steps": "the same with one token per step",
-    "frechet_floor": "Fréchet distance between two sets of real images of the same size",
-    "samples.near_copies": "share of generated images nearly equal to a training image",
-    "samples.near_copies_heldout": "the same share of real held-out images",
-}
+# Of a thousand classes, the tables show the worst; report.json has all.
+CLASSES_SHOWN = 20
+
+# Columns that are set to the right.
+NUMBERS = frozenset({"value", "real images", "bar", "images", "class accuracy"})
 
 STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:left}"
-    "tr:nth-child(even){background:#f4f4f4}td:nth-child(2){text-align:right}"
-    "img{max-width:100%;image-rendering:pixelated}figure{margin:2rem 0}"
+    "body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:60rem;"
+    "margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;margin:.5rem 0 1.5rem}"
+    "td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #ddd}"
+    ".number{text-align:right;white-space:nowrap}"
+    ".good{color:#00664b}.short{color:#b03a00;font-weight:bold}"
+    "img{max-width:100%;image-rendering:pixelated}figure{margin:1.5rem 0}"
 )
+
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, head, cells
 
 
 def write_report(
@@ -38,7 +42,9 @@ def write_report(
 
     Args:
         directory: created when absent.
-        report: nested figures, JSON data; `MEANINGS` explains the usual ones.
+        report: nested figures, JSON data but for NaN, which is written as null. `figures.FIGURES`
+            explains the usual ones, `report["bars"]` (key -> number) says what they are held to,
+            `report["classes"]` has those of each class, see `Judge.by_class`.
         pictures: caption -> PNG or GIF file, in the order shown.
 
     Returns:
@@ -47,7 +53,7 @@ def write_report(
     directory = storage.path(directory)
     page = directory / "report.html"
     files = {
-        directory / "report.json": json.dumps(report, indent=2) + "\n",
+        directory / "report.json": json.dumps(_json(report), indent=2, allow_nan=False) + "\n",
         directory / "report.md": _markdown(report, pictures, directory),
         page: _html(report, pictures),
     }
@@ -57,36 +63,86 @@ def write_report(
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The explained figures of `report`, aligned for a terminal."""
-    rows = [(key, _show(value)) for key, value in _flat(report) if key in MEANINGS]
-    key_width = max((len(key) for key, _ in rows), default=0)
-    value_width = max((len(value) for _, value in rows), default=0)
-    return "\n".join(
-        f"{key:{key_width}}  {value:>{value_width}}  {MEANINGS[key]}" for key, value in rows
-    )
+    """The explained figures of `report` and its worst classes, aligned for a terminal."""
+    lines = []
+    for title, head, cells in _figure_tables(report):
+        shown = [[title, *head[1:-1]], *(row[:-1] for row in cells)]  # without the meaning
+        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+        for row in shown:
+            padded = (
+                cell.rjust(width) if name in ("value", "real images") else cell.ljust(width)
+                for name, cell, width in zip(head[:-1], row, widths, strict=True)
+            )
+            lines.append("  ".join(padded).rstrip())
+        lines.append("")
+    classes = report.get("classes", {})
+    worst = [(n, c["accuracy"]) for n, c in _worst(classes) if figures.known(c["accuracy"])]
+    if worst:
+        named = ", ".join(f"{name} {show(accuracy, '%')}" for name, accuracy in worst[:3])
+        lines.append(f"worst of {len(classes)} classes: {named}")
+    return "\n".join(lines).rstrip()
 
 
-def _flat(report: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in report.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _figure_tables(report: Mapping[str, Any]) -> list[Table]:
+    """Columns that are empty throughout are left out."""
+    columns = {"value": "value", "real images": "real", "bar": "bar", "verdict": "verdict"}
+    tables = []
+    for group, rows in figures.rows(report).items():
+        used = {
+            head: name for head, name in columns.items() if any(getattr(row, name) for row in rows)
+        }
+        cells = [[r.name, *(getattr(r, name) for name in used.values()), r.meaning] for r in rows]
+        tables.append((group, ["figure", *used, "meaning"], cells))
+    return tables
 
 
-def _show(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _tables(report: Mapping[str, Any]) -> list[Table]:
+    tables = _figure_tables(report)
+    if classes := report.get("classes"):
+        worst = _worst(classes)[:CLASSES_SHOWN]
+        title = "classes" if len(worst) == len(classes) else f"the worst of {len(classes)} classes"
+        cells = [
+            [name, str(c["count"]), show(c["accuracy"], "%"), show(c["heldout_accuracy"], "%")]
+            for name, c in worst
+        ]
+        tables.append((title, ["class", "images", "class accuracy", "real images"], cells))
+    explained = {key for group in figures.FIGURES.values() for key in group}
+    explained |= {figure.real for group in figures.FIGURES.values() for figure in group.values()}
+    rest = [
+        [key.removeprefix("samples.settings."), show(value)]
+        for key, value in figures.flatten(report)
+        if key not in explained and value not in ("", [], ())
+    ]
+    return [*tables, ("settings", ["setting", "value"], rest)] if rest else tables
 
 
-def _rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    return [(key, _show(value), MEANINGS.get(key, "")) for key, value in _flat(report)]
+def _worst(classes: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Classes by accuracy, those without one last."""
+
+    def rank(item: tuple[str, Mapping[str, Any]]) -> tuple[bool, float]:
+        accuracy = item[1]["accuracy"]
+        return (False, accuracy) if figures.known(accuracy) else (True, 0)
+
+    return sorted(classes.items(), key=rank)
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(inner) for inner in value]
+    return value if figures.known(value) else None
 
 
 def _markdown(
     report: Mapping[str, Any], pictures: Mapping[str, storage.Path], directory: storage.Path
 ) -> str:
-    lines = ["# Report", "", "| figure | value | meaning |", "|---|---:|---|"]
-    lines += [f"| `{key}` | {value} | {meaning} |" for key, value, meaning in _rows(report)]
+    lines = ["# Report"]
+    for title, head, cells in _tables(report):
+        lines += ["", f"## {title.capitalize()}", ""]
+        rule = ["---:" if name in NUMBERS else "---" for name in head]
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+        lines += [f"| {' | '.join(row)} |" for row in (head, rule, *cells)]
     for caption, file in pictures.items():
         link = pathlib.Path(os.path.relpath(file, directory)).as_posix().replace(" ", "%20")
         lines += ["", f"## {caption}", "", f"![{caption}]({link})"]
@@ -94,18 +150,31 @@ def _markdown(
 
 
 def _html(report: Mapping[str, Any], pictures: Mapping[str, storage.Path]) -> str:
-    cells = (map(html.escape, row) for row in _rows(report))
-    rows = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>\n" for row in cells)
-    figures = "".join(
+    sections = "".join(
+        f"<h2>{html.escape(title.capitalize())}</h2>\n<table>\n"
+        f"{_html_row('th', head, head)}{''.join(_html_row('td', head, row) for row in cells)}"
+        "</table>\n"
+        for title, head, cells in _tables(report)
+    )
+    shown = "".join(
         f'<figure><figcaption>{html.escape(caption)}</figcaption><img src="{_embed(file)}" '
         f'alt="{html.escape(caption)}"></figure>\n'
         for caption, file in pictures.items()
     )
     return (
-        '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Report</title>\n'
-        f"<style>{STYLE}</style>\n<h1>Report</h1>\n{figures}<table>\n"
-        f"<tr><th>figure</th><th>value</th><th>meaning</th></tr>\n{rows}</table>\n</html>\n"
+        '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>Report</title>\n'
+        f"<style>{STYLE}</style>\n<h1>Report</h1>\n{sections}<h2>Pictures</h2>\n{shown}</html>\n"
     )
+
+
+def _html_row(tag: str, head: Sequence[str], row: Sequence[str]) -> str:
+    cells = []
+    for name, cell in zip(head, row, strict=True):
+        kind = "number" if name in NUMBERS else cell if name == "verdict" else ""
+        mark = f' class="{kind}"' if kind else ""
+        cells.append(f"<{tag}{mark}>{html.escape(cell)}</{tag}>")
+    return f"<tr>{''.join(cells)}</tr>\n"
 
 
 def _embed(file: storage.Path) -> str:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from lpd_jax import storage
 from lpd_jax.data.crop import center_crop
+from lpd_jax.data.image_files import read_image
 from lpd_jax.data.sources import EXTENSIONS
 from lpd_jax.errors import InputError
 from lpd_jax.generation import editing
@@ -132,6 +133,7 @@ def _mask(section: ConfigDict, size: tuple[int, int], sizes: set[tuple[int, int]
     """bool [H, W], True where to generate.
 
     A file is of the model's size, or of the size of all image files, and then cropped as they are.
+    White is generated; so is what is transparent, which counts as white.
     """
     if section.mask:
         picture = _read(storage.path(section.mask), "L")
@@ -171,14 +173,8 @@ def _labels(
 def _read(path: storage.Path, mode: str) -> Image.Image:
     if not path.is_file():
         raise InputError(f"there is no image file {path}; give the path of one.")
-    try:
-        with storage.local(path) as file, Image.open(file) as image:
-            return image.convert(mode)
-    # Pillow reports damage through all of these, depending on the format.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{path} cannot be read as an image ({error}); replace or remove it."
-        ) from error
+    with storage.local(path) as file:
+        return read_image(file, str(path)).convert(mode)
 
 
 def _write(

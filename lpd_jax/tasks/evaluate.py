@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from lpd_jax import distributed, storage
 from lpd_jax.evaluation import report
+from lpd_jax.evaluation.figures import DIGITS_BARS, ratio
 from lpd_jax.evaluation.judge import fit_judge
 from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import build
@@ -34,6 +35,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> dict:
         "device": f"{jax.devices()[0].device_kind} x {jax.device_count()} ({platform.machine()})",
         "versions": {name: metadata.version(name) for name in ("jax", "flax", "optax", "numpy")},
         "seed": config.seed,
+        "bars": DIGITS_BARS if config.data.source == "digits" else {},
     }
     if jax.process_index() == 0:
         sheet = directory / "generated.png"
@@ -53,6 +55,8 @@ def _judge(
         _generate(config, sampler, labels, steps, directory)
         for steps in (config.evaluate.steps, num_tokens)
     )
+    frechet, frechet_full = judge.frechet(few), judge.frechet(full)
+    floor = judge.frechet_floor(len(few))
     figures = {
         "classifier": {"heldout_accuracy": judge.heldout_accuracy},
         "samples": {
@@ -60,13 +64,16 @@ def _judge(
             "count": len(labels),
             "class_accuracy": judge.class_accuracy(few, labels),
             "class_accuracy_full_steps": judge.class_accuracy(full, labels),
-            "frechet": judge.frechet(few),
-            "frechet_full_steps": judge.frechet(full),
+            "frechet": frechet,
+            "frechet_full_steps": frechet_full,
+            "frechet_ratio": ratio(frechet, floor),
+            "frechet_few_to_full": ratio(frechet, frechet_full),
             "near_copies": judge.near_copies(few),
             "near_copies_heldout": judge.near_copies_heldout(),
             "settings": plain(config.sample),
         },
-        "frechet_floor": judge.frechet_floor(len(few)),
+        "frechet_floor": floor,
+        "classes": judge.by_class(few, labels, sampler.class_names),
     }
     return figures, few
 

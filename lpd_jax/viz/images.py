@@ -3,6 +3,8 @@
 B images, S steps, H x W pixels, h x w token cells.
 """
 
+import functools
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from lpd_jax import storage
 
 GAP = 2
-LABEL_HEIGHT = 14
+LABEL_HEIGHT = 18
+FONT_SIZE = 13
 
 
 def grid(
@@ -23,7 +26,7 @@ def grid(
         images: uint8 [B, H, W, 3].
         columns: images in a row.
         scale: each pixel becomes a square of `scale` pixels.
-        labels: B short texts; a row of empty ones takes no room.
+        labels: B texts, cut to the width of an image; a row of empty ones takes no room.
     """
     height, width = (side * scale for side in images.shape[1:3])
     labels = [""] * len(images) if labels is None else labels
@@ -31,14 +34,33 @@ def grid(
     heads = [LABEL_HEIGHT * any(labels[i : i + columns]) for i in starts]
     tops = np.cumsum([GAP] + [head + height + GAP for head in heads]).tolist()
     sheet = Image.new("RGB", (columns * (width + GAP) + GAP, tops[-1]), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(LABEL_HEIGHT - 4)
+    draw = ImageDraw.Draw(sheet)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         row, column = divmod(i, columns)
         x, y = GAP + column * (width + GAP), tops[row]
-        draw.text((x, y), label, fill="black", font=font)
+        if label:
+            draw.text((x, y), _fitting(label, width), fill="black", font=_font())
         tile = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
         sheet.paste(tile, (x, y + heads[row]))
     return sheet
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which has the letters of most alphabets; Pillow's own lacks even accents."""
+    import matplotlib  # for its data directory, and only where a picture has text
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", FONT_SIZE)
+
+
+def _fitting(label: str, width: int) -> str:
+    """As much of `label` as `width` pixels hold."""
+    # Some file systems store "é" as an "e" and an accent, which would be drawn side by side.
+    label = unicodedata.normalize("NFC", label)
+    if _font().getlength(label) <= width:
+        return label
+    cuts = (f"{label[:end].rstrip()}…" for end in range(len(label) - 1, 0, -1))
+    return next((cut for cut in cuts if _font().getlength(cut) <= width), "")
 
 
 def hide_unknown(images: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lpd_jax import storage
+from lpd_jax.viz.images import save_gif
 
 
 def step_heatmap(step_map: np.ndarray, title: str = "") -> Figure:
@@ -50,7 +51,7 @@ def save_animation(
       path: where to write it.
       step_map: int[h, w].
       cell: side of a grid cell in pixels.
-      seconds: how long a step is shown; the last one stays four times as long.
+      seconds: how long a step is shown; the last one stays ten times as long.
     """
     step_map = np.asarray(step_map)
     shades = np.array([255, 170, 30], np.uint8)
@@ -58,9 +59,7 @@ def save_animation(
         Image.fromarray(np.kron(shades[_frame(step_map, step)], np.ones((cell, cell), np.uint8)))
         for step in range(step_map.max() + 1)
     ]
-    durations = [int(1000 * seconds)] * (len(frames) - 1) + [int(4000 * seconds)]
-    with storage.whole(path) as file:
-        frames[0].save(file, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    save_gif(frames, path, seconds)
 
 
 def statistics(step_maps: np.ndarray) -> dict[str, np.ndarray]:

@@ -11,6 +11,30 @@ from matplotlib.figure import Figure
 
 from lpd_jax import storage
 
+# Okabe and Ito's: told apart by colour-blind readers too.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+# Metrics that fall by factors.
+DECADES = frozenset({"loss", "mse", "commitment", "grad_norm"})
+
+# The vertical axes of what the tasks draw; "loss" is drawn for the decoder only.
+UNITS = {
+    "loss": "nats per code",
+    "accuracy": "share of codes",
+    "grad_norm": "L2 norm, before clipping",
+    "mse": "mean square, pixels in [-1, 1]",
+    "commitment": "weighted loss",
+    "entropy": "weighted loss",
+    "codes_in_batch": "share of the codebook",
+}
+
+
+# Before the name of a metric, its label, marker and color.
+HELDOUT = (
+    ("heldout_", "held out", "o", COLORS[1]),
+    ("ema_heldout_", "held out, EMA", "s", COLORS[2]),
+)
+
 
 def save(figure: Figure, path: storage.Where, dpi: float | None = None) -> None:
     """Writes a figure in the format that the suffix of `path` names."""
@@ -19,20 +43,43 @@ def save(figure: Figure, path: storage.Where, dpi: float | None = None) -> None:
 
 
 def curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], x: str = "step") -> Figure:
-    """One panel per metric against `x`.
+    """One panel per metric against `x`, two in a row.
+
+    The vertical axis is logarithmic for a metric of `DECADES` that spans one. For any metric, here
+    "loss", the points of "heldout_loss" (with error bars of "heldout_loss_se") and of
+    "ema_heldout_loss" lie over the curve where rows have them.
 
     Args:
         rows: metrics as logged, e.g. {"step": 100, "loss": 3.2}; a row may lack some.
         names: the metrics to draw.
         x: the key of the horizontal axis.
     """
-    figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
-    for axes, name in zip(np.ravel(figure.subplots(1, len(names))), names, strict=True):
-        points = [(row[x], row[name]) for row in rows if name in row]
-        axes.plot(*np.reshape(points, (-1, 2)).T)
-        axes.set(title=name, xlabel=x)
+    columns = min(2, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(4 * columns, 2.7 * lines), layout="constrained")
+    for panel, name in enumerate(names, 1):
+        axes = figure.add_subplot(lines, columns, panel)
+        at, training, _ = _points(rows, x, name)
+        axes.plot(at, training, color=COLORS[0], linewidth=1.5, label="training")
+        values = training[np.isfinite(training)]
+        for key, label, marker, color in HELDOUT:
+            at, heldout, error = _points(rows, x, key + name)
+            if len(at):
+                style = {"color": color, "markersize": 4, "capsize": 2, "label": label}
+                axes.errorbar(at, heldout, error, fmt=marker, **style)
+                axes.legend()
+            values = np.concatenate([values, heldout[np.isfinite(heldout)]])
+        if name in DECADES and values.size and 0 < 10 * values.min() <= values.max():
+            axes.set_yscale("log")
+        axes.set(title=name, xlabel=x, ylabel=UNITS.get(name, ""))
         axes.grid(alpha=0.3)
     return figure
+
+
+def _points(rows: Sequence[Mapping[str, float]], x: str, name: str) -> np.ndarray:
+    """float64 [3, M]: where a metric was logged, what it was, its standard error (else NaN)."""
+    points = [(row[x], row[name], row.get(f"{name}_se", np.nan)) for row in rows if name in row]
+    return np.array(points, np.float64).reshape(-1, 3).T
 
 
 def code_histogram(counts: np.ndarray) -> Figure:
@@ -44,12 +91,13 @@ def code_histogram(counts: np.ndarray) -> Figure:
     share = np.sort(counts)[::-1] / max(1, counts.sum())
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    axes.fill_between(np.arange(len(share)), share, step="mid")
+    axes.fill_between(np.arange(len(share)), share, step="mid", color=COLORS[0])
     axes.axhline(1 / len(share), color="black", linewidth=1, linestyle="--", label="even use")
     axes.set(
         title=f"{np.count_nonzero(counts)} of {len(counts)} codes used",
         xlabel="code, by frequency",
         ylabel="share of tokens",
+        ylim=(0, None),
     )
     axes.legend()
     return figure
@@ -72,6 +120,7 @@ def error_bars(
     # Side by side, or the bars would hide each other.
     shifts = 0.3 * (np.arange(len(names)) - (len(names) - 1) / 2) / max(1, len(names))
     for axes, metric in zip(np.ravel(figure.subplots(1, len(metrics))), metrics, strict=True):
+        axes.set_prop_cycle(color=COLORS)
         for name, shift in zip(names, shifts, strict=True):
             own = sorted(
                 (axis.index(row["x"]), *row[metric][:2]) for row in rows if row["name"] == name

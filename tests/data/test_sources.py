@@ -4,7 +4,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from lpd_jax.data.sources import Arrays, Digits, Folder, TfdsImages
+from lpd_jax.data.sources import Arrays, Digits, Folder, TfdsImages, folder_classes
 from lpd_jax.errors import InputError
 
 
@@ -124,15 +124,18 @@ def test_folder_uses_its_own_splits(tmp_path):
         Folder(tmp_path, "train", 16)
 
 
-def test_folder_reads_every_mode(tmp_path):
-    for mode in ("RGB", "RGBA", "L", "P", "CMYK", "1", "LA"):
-        file = tmp_path / "auk" / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
-        file.parent.mkdir(exist_ok=True)
-        Image.new(mode, (9, 9)).save(file)
-    source = Folder(tmp_path, "all", 8)
-    assert len(source) == 7
-    for i in range(7):
-        _check_record(source[i], 8)
+def test_folder_shows_what_a_viewer_shows(tmp_path):
+    (tmp_path / "auk").mkdir()
+    half = Image.fromarray(np.uint8([[0, 255]])).resize((8, 8), 0)  # black left, white right
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    half.save(tmp_path / "auk/exif.png", exif=exif)
+    Image.fromarray(np.full((8, 8), 40 * 257, np.uint16)).save(tmp_path / "auk/sixteen.png")
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "auk/unseen.png")
+    turned, deep, unseen = (record["image"] for record in Folder(tmp_path, "all", 8))
+    assert turned[4, 0].tolist() == [255] * 3 and turned[4, 7].tolist() == [0] * 3
+    assert (deep == 40).all()
+    assert (unseen == 255).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", None])
@@ -145,14 +148,63 @@ def test_folder_names_the_broken_file(tmp_path, content):
         Folder(tmp_path, "all", 16)[0]
 
 
-def test_folder_bad_paths(tmp_path):
-    with pytest.raises(InputError, match="is not a directory"):
-        Folder(tmp_path / "absent", "train", 16)
-    with pytest.raises(InputError, match="no sub-directories"):
-        Folder(tmp_path, "train", 16)
-    (tmp_path / "auk").mkdir()
-    with pytest.raises(InputError, match="no images"):
-        Folder(tmp_path, "train", 16)
+def _bad_folder(root, kind):
+    """A data.path that cannot be used, of each kind."""
+    for name in ("auk", "wren"):
+        _save(root / "birds" / name / "1.png", "red")
+    match kind:
+        case "no directory":
+            return root / "absent"
+        case "a file":
+            return root / "birds/auk/1.png"
+        case "no class":
+            return root / "birds/auk"
+        case "an empty class":
+            (root / "birds/wren/1.png").rename(root / "birds/wren/1.txt")
+        case "a link to itself":
+            (root / "birds/yeti").symlink_to("yeti")
+        case "a link to nothing":
+            (root / "birds/auk/2.png").symlink_to("3.png")
+        case "nothing held out":
+            pass
+    return root / "birds"
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("no directory", r"absent is not a directory"),
+        ("a file", r"1\.png is a file, not a directory"),
+        ("no class", r"auk has no sub-directories"),
+        ("an empty class", r"birds/wren holds no images"),
+        ("a link to itself", r"birds/yeti is a link that leads nowhere or to itself"),
+        ("a link to nothing", r"auk/2\.png is a link that leads nowhere"),
+        ("nothing held out", r"no images left for the heldout split"),
+    ],
+)
+def test_folder_bad_paths(tmp_path, kind, says):
+    path = _bad_folder(tmp_path, kind)
+    with pytest.raises(InputError, match=says):
+        Folder(path, "heldout", 16)
+
+
+@pytest.mark.parametrize("path", ["", " "])
+@pytest.mark.parametrize("source", [Folder, TfdsImages])
+def test_an_empty_path_is_not_the_current_directory(tmp_path, monkeypatch, source, path):
+    monkeypatch.chdir(_folder(tmp_path))
+    with pytest.raises(InputError, match=r"data\.path is empty; say where"):
+        source(path, "train", 16)
+
+
+def test_listing_a_folder_reads_no_image(tmp_path):
+    for name in ("wren", "auk"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"")
+    (tmp_path / "auk" / "2.png").mkdir()  # a directory is no image, whatever its name
+    source = Folder(tmp_path, "all", 16)
+    assert source.class_names == ("auk", "wren") and len(source) == 2
+    assert folder_classes(tmp_path) == source.class_names
+    assert folder_classes(tmp_path / "absent") is None
 
 
 def test_tfds_images(tmp_path):
@@ -170,8 +222,23 @@ def test_tfds_bad_datasets(tmp_path):
         TfdsImages(tmp_path, "train", 16)
     with pytest.raises(InputError, match="No TFDS dataset"):
         TfdsImages("no_such_dataset_of_birds", "train", 16)
+    with pytest.raises(InputError, match=r"No TFDS dataset at mnist:9\.9\.9"):
+        TfdsImages("mnist:9.9.9", "train", 16)
     with pytest.raises(InputError, match="array_record"):
         TfdsImages(_tfds(tmp_path / "tfrecord", suffix="tfrecord"), "train", 16)
     text = _tfds(tmp_path / "text", features={"text": tfds.features.Text()})
     with pytest.raises(InputError, match="'image' and 'label'"):
         TfdsImages(text, "train", 16)
+
+
+def test_a_damaged_tfds_dataset_is_one_sentence(tmp_path):
+    path = _tfds(tmp_path / "birds")
+    source = TfdsImages(path, "train", 16)
+    (records,) = path.glob("*array_record*")
+    records.write_bytes(records.read_bytes()[:300])
+    with pytest.raises(InputError, match=r"^record 3 of .*birds, split train cannot be read"):
+        source[3]
+    about = path / "dataset_info.json"
+    about.write_text(about.read_text()[:50])
+    with pytest.raises(InputError, match="No TFDS dataset"):
+        TfdsImages(path, "train", 16)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -13,8 +15,12 @@ def splits():
     ]
 
 
-def test_real_images_pass_and_others_do_not(splits):
-    judge = fit_judge(*splits)
+@pytest.fixture(scope="module")
+def judge(splits):
+    return fit_judge(*splits)
+
+
+def test_real_images_pass_and_others_do_not(splits, judge):
     images, labels = splits[1]
     assert judge.heldout_accuracy == judge.class_accuracy(images, labels) > 0.97
     assert judge.class_accuracy(images, (labels + 1) % 10) < 0.05
@@ -24,3 +30,71 @@ def test_real_images_pass_and_others_do_not(splits):
     assert 0 < floor < judge.frechet(noise) / 10
     assert judge.near_copies(splits[0][0]) == 1
     assert judge.near_copies(images) == judge.near_copies_heldout() < 0.05
+
+
+def test_figures_of_each_class(splits, judge):
+    # Of the images for class 3, two thirds show a 5; class 4 has one image; the others are real.
+    images, labels = (array[:200] for array in splits[1])
+    kept = (labels != 4) & (labels != 7)
+    threes, fours = (splits[0][0][splits[0][1] == label] for label in (3, 4))
+    fives = splits[0][0][splits[0][1] == 5]
+    images = np.concatenate([images[kept & (labels != 3)], threes[:10], fives[:20], fours[:1]])
+    labels = np.concatenate([labels[kept & (labels != 3)], [3] * 30, [4]])
+    names = ["zero", "one", "two", "crane", "four", "crane", "six", "seven", "eight", "nine"]
+    found = judge.by_class(images, labels, names)
+    assert list(found) == [
+        *("zero", "one", "two", "crane (3)", "four", "crane (5)", "six", "eight", "nine")
+    ]
+    assert found["crane (3)"]["count"] == 30 and found["four"]["count"] == 1
+    assert found["crane (3)"]["accuracy"] == pytest.approx(1 / 3, abs=0.05)
+    assert min(found[name]["accuracy"] for name in ("zero", "crane (5)", "six")) > 0.9
+    assert all(0.9 < figures["heldout_accuracy"] <= 1 for figures in found.values())
+    # The classes together are the whole.
+    total = sum(figures["accuracy"] * figures["count"] for figures in found.values())
+    assert total / len(labels) == pytest.approx(judge.class_accuracy(images, labels))
+
+
+def _few(splits, classes, train, heldout):
+    """The first images of each class, as a small folder has them."""
+    parts = []
+    for (images, labels), count in zip(splits, (train, heldout), strict=True):
+        rows = np.concatenate([np.flatnonzero(labels == label)[:count] for label in classes])
+        parts.append((images[rows], labels[rows]))
+    return parts
+
+
+def test_three_images_per_class_are_judged(splits):
+    few = fit_judge(*_few(splits, (0, 1), 2, 1))
+    images, labels = _few(splits, (0, 1), 2, 1)[1]
+    assert few.class_accuracy(images, labels) == few.heldout_accuracy == 1
+    assert few.frechet(images) == pytest.approx(0, abs=1e-9) and few.frechet_floor(2) > 0
+    assert few.near_copies(_few(splits, (0, 1), 2, 1)[0][0]) == 1
+    assert few.near_copies_heldout() == 0
+    assert few.by_class(images, labels, "01")["1"] == {
+        "count": 1,
+        "accuracy": 1,
+        "heldout_accuracy": 1,
+    }
+
+
+def test_a_single_class_has_no_accuracy_and_every_other_figure(splits):
+    train, heldout = _few(splits, (6,), 20, 8)
+    judge = fit_judge(train, heldout)
+    assert math.isnan(judge.heldout_accuracy) and math.isnan(judge.class_accuracy(*heldout))
+    assert judge.frechet(heldout[0]) == pytest.approx(0, abs=1e-6) and judge.frechet_floor(8) > 0
+    assert judge.near_copies(train[0]) == 1
+    assert math.isnan(judge.by_class(*heldout, "0123456")["6"]["accuracy"])
+
+
+def test_a_single_image_has_no_distance(splits):
+    train, heldout = _few(splits, (6,), 1, 1)
+    judge = fit_judge(train, heldout)
+    assert math.isnan(judge.frechet(heldout[0])) and math.isnan(judge.frechet_floor(1))
+    assert math.isnan(judge.near_copies(heldout[0]))  # closer than what to what?
+
+
+def test_distances_are_between_as_many_images(splits):
+    train, heldout = _few(splits, range(10), 20, 5)
+    judge = fit_judge(train, heldout)
+    images = splits[0][0][-150:]
+    assert judge.frechet_floor(len(images)) == judge.frechet_floor(len(heldout[0]))

@@ -128,6 +128,20 @@ def test_a_folder_and_a_mask_of_the_models_size_turned_round(config, workdir, tm
     assert found["generated"][:, :, :2].all() and not found["generated"][:, :, 2:].any()
 
 
+@pytest.mark.usefixtures("loaded_once")
+def test_image_and_mask_are_what_a_viewer_shows(config, workdir, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying: its left is the top
+    levels = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
+    Image.fromarray(levels).save(tmp_path / "a.png", exif=exif)
+    grey = np.uint16([[30_000, 40_000]]).repeat(8, 1).repeat(16, 0)  # kept left, generated right
+    Image.fromarray(grey).save(tmp_path / "mask.png")
+    config.edit.update(images=str(tmp_path / "a.png"), mask=str(tmp_path / "mask.png"), labels=(1,))
+    found = np.load(edit.run(config, workdir) / "edits.npz")
+    np.testing.assert_array_equal(found["before"][0, ..., 0], np.rot90(levels, -1))
+    assert found["generated"][0, :, 2:].all() and not found["generated"][0, :, :2].any()
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

@@ -37,6 +37,33 @@ def test_grid_writes_labels_above():
     np.testing.assert_array_equal(labelled[GAP + LABEL_HEIGHT :], plain[GAP:])
 
 
+def _heads(*labels, side=40):
+    """What `grid` draws above black images: uint8 [LABEL_HEIGHT, side] for each label."""
+    images = np.zeros((len(labels), side, side, 3), np.uint8)
+    sheet = np.asarray(grid(images, len(labels), labels=labels).convert("L"))
+    starts = [GAP + i * (side + GAP) for i in range(len(labels))]
+    return [sheet[GAP : GAP + LABEL_HEIGHT, x : x + side] for x in starts]
+
+
+def test_labels_have_accents_and_other_alphabets():
+    missing, plain, accent, composed, other = _heads("\u0378", "e", "é", "e\u0301", "Ж")
+    assert (accent[6:] != missing[6:]).any() and (other != missing).any()
+    # The accent is above the letter, and nothing else is added to it.
+    assert (accent[:6] < 255).any() and (plain[:6] == 255).all()
+    np.testing.assert_array_equal(accent[7:], plain[7:])
+    np.testing.assert_array_equal(accent, composed)
+
+
+def test_a_long_label_stays_over_its_image():
+    name = "black-footed albatross"
+    (whole,) = _heads(name, side=200)
+    cut, empty = _heads(name, "", side=100)
+    assert (empty == 255).all()
+    np.testing.assert_array_equal(cut[:, :60], whole[:, :60])
+    assert (cut[:, 90:] != whole[:, 90:100]).any()
+    assert (_heads("1000", side=8)[0] == 255).all()  # no "1", which would be another number
+
+
 def test_hide_unknown_covers_exactly_the_unknown_cells():
     images = _noise(2, 8, 12)
     known = np.zeros((2, 2, 3), bool)

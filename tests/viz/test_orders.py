@@ -21,6 +21,7 @@ def test_animation_shows_every_step(tmp_path):
     gif = Image.open(tmp_path / "order.gif")
     assert (gif.n_frames, gif.size) == (3, (12, 8))
     gif.seek(1)
+    assert gif.info["duration"] == 250
     shades = np.asarray(gif.convert("L"))[::4, ::4]
     np.testing.assert_array_equal(
         np.argsort(np.unique(shades))[::-1].argsort()[np.searchsorted(np.unique(shades), shades)],

@@ -17,6 +17,40 @@ def test_curves_draw_the_logged_points(tmp_path):
     assert len(curves([], ["loss"]).axes) == 1
 
 
+def test_curves_that_span_a_decade_have_a_logarithmic_axis():
+    falling = [{"step": i, "loss": 10 / (i + 1), "mse": 3.0 - i / 10} for i in range(12)]
+    odd = [{"step": i, "grad_norm": 10.0 * i, "accuracy": 0.01 + 0.08 * i} for i in range(12)]
+    odd += [{"step": 12, "grad_norm": float("nan")}]
+    figure = curves([*falling, *odd], ["loss", "mse", "grad_norm", "accuracy"])
+    # mse spans no decade, one norm is zero, and accuracy does not fall by factors.
+    assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "linear", "linear"]
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "nats per code",
+        "mean square, pixels in [-1, 1]",
+        "L2 norm, before clipping",
+        "share of codes",
+    ]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"step"}
+
+
+def test_heldout_points_lie_over_the_training_curve():
+    rows = [{"step": i, "loss": 3.0 - i, "accuracy": 0.5} for i in range(3)]
+    rows[2]["heldout_loss"] = 0.1
+    rows.append({"step": 5, "heldout_loss": 0.2, "heldout_loss_se": 0.05, "ema_heldout_loss": 0.15})
+    loss, accuracy, norm = curves(rows, ["loss", "accuracy", "grad_norm"]).axes
+    assert loss.lines[0].get_xydata().tolist() == [[0, 3], [1, 2], [2, 1]]
+    heldout, ema = (bars.lines for bars in loss.containers)
+    assert heldout[0].get_xydata().tolist() == [[2, 0.1], [5, 0.2]]
+    assert ema[0].get_xydata().tolist() == [[5, 0.15]]
+    bar = heldout[2][0].get_segments()[-1]
+    np.testing.assert_allclose(bar, [[5, 0.15], [5, 0.25]])
+    shown = [text.get_text() for text in loss.get_legend().get_texts()]
+    assert shown == ["training", "held out", "held out, EMA"]
+    assert loss.get_yscale() == "log"  # the held-out points count
+    assert len(accuracy.lines) == 1 and accuracy.get_legend() is None
+    assert norm.get_title() == "grad_norm"
+
+
 def test_histogram_counts_the_used_codes(tmp_path):
     figure = code_histogram(np.array([0, 6, 2, 0]))
     assert figure.axes[0].get_title() == "2 of 4 codes used"
@@ -43,6 +77,13 @@ def test_error_bars_draw_each_curve_along_the_axis(tmp_path):
     assert Image.open(tmp_path / "bars.png").size[0] > 400
 
 
-def test_needs_no_global_pyplot():
-    program = "import sys, lpd_jax.viz.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+def test_pictures_need_no_matplotlib_and_plots_no_global_pyplot():
+    program = (
+        "import sys, numpy as np\n"
+        "from lpd_jax.viz.images import grid\n"
+        "grid(np.zeros((2, 4, 4, 3), np.uint8), 2)\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "import lpd_jax.viz.plots\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
