@@ -2,7 +2,7 @@
 
 What comes out is what a viewer shows on white, in 8 bits per channel:
 
-* turned upright as EXIF says; damaged EXIF is ignored;
+* turned upright as EXIF says (the official code takes images as they lie); damaged EXIF is ignored;
 * transparency (an alpha channel, a transparent colour of a palette) laid over white, so that
   colours hidden under it never show;
 * 16-bit grey scaled to 8 bits (Pillow's own conversion makes it white), also in 32-bit integers;

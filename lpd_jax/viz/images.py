@@ -45,24 +45,6 @@ def grid(
     return sheet
 
 
-@functools.cache
-def _font() -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which has the letters of most alphabets; Pillow's own lacks even accents."""
-    import matplotlib  # for its data directory, and only where a picture has text
-
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", FONT_SIZE)
-
-
-def _fitting(label: str, width: int) -> str:
-    """As much of `label` as `width` pixels hold."""
-    # Some file systems store "é" as an "e" and an accent, which would be drawn side by side.
-    label = unicodedata.normalize("NFC", label)
-    if _font().getlength(label) <= width:
-        return label
-    cuts = (f"{label[:end].rstrip()}…" for end in range(len(label) - 1, 0, -1))
-    return next((cut for cut in cuts if _font().getlength(cut) <= width), "")
-
-
 def hide_unknown(images: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Covers the cells that are not generated yet with a gray checkerboard, one tile per cell.
 
@@ -128,3 +110,21 @@ def save_gif(
             loop=0,
         )
     return storage.path(path)
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which has the letters of most alphabets; Pillow's own lacks even accents."""
+    import matplotlib  # for its data directory, and only where a picture has text
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", FONT_SIZE)
+
+
+def _fitting(label: str, width: int) -> str:
+    """As much of `label` as `width` pixels hold."""
+    # Some file systems store "é" as an "e" and an accent, which would be drawn side by side.
+    label = unicodedata.normalize("NFC", label)
+    if _font().getlength(label) <= width:
+        return label
+    cuts = (f"{label[:end].rstrip()}…" for end in range(len(label) - 1, 0, -1))
+    return next((cut for cut in cuts if _font().getlength(cut) <= width), "")

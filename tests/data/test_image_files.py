@@ -81,7 +81,7 @@ def test_levels_without_a_known_white_are_refused(levels, says):
         read_image(stream, "a picture")
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", [1, *UPRIGHT])
 def test_exif_turns_the_picture_upright(kind, orientation):
     stored = Image.fromarray(COLOUR)
@@ -151,10 +151,11 @@ def test_plain_modes_are_as_they_were(mode):
     np.testing.assert_array_equal(shown(file(image)), np.asarray(image.convert("RGB")))
 
 
-def test_adobes_inverted_cmyk_is_turned_round():
-    image = Image.new("CMYK", (16, 16), (0, 200, 40, 0))  # Pillow writes Adobe's kind
-    stream = file(image, "JPEG", quality=100)
-    assert b"Adobe" in stream.getvalue()
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_is_ink_and_adobes_inverted_kind_too(kind):
+    image = Image.new("CMYK", (16, 16), (0, 200, 40, 0))
+    stream = file(image, kind, quality=100)
+    assert (b"Adobe" in stream.getvalue()) == (kind == "JPEG")  # whose levels are turned round
     np.testing.assert_allclose(shown(stream)[8, 8], [255, 55, 215], atol=3)
 
 

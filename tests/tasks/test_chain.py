@@ -8,6 +8,7 @@ from PIL import Image
 
 from lpd_jax.configs import digits
 from lpd_jax.errors import InputError
+from lpd_jax.evaluation.figures import DIGITS_BARS
 from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import encode, evaluate, pipeline, sample, train, train_tokenizer
 
@@ -53,6 +54,9 @@ def test_the_report_holds_every_figure(finished):
         "samples.class_accuracy",
         "samples.frechet",
         "samples.frechet_full_steps",
+        "samples.frechet_ratio",
+        "samples.frechet_few_to_full",
+        "classes.7.accuracy",
         "frechet_floor",
         "samples.near_copies",
         "seconds.train_tokenizer",
@@ -71,6 +75,9 @@ def test_the_report_holds_every_figure(finished):
     assert 0.97 < report["classifier"]["heldout_accuracy"] < 1
     assert 0 < report["tokenizer"]["codebook_usage"] <= 1
     assert report["samples"]["frechet"] > report["frechet_floor"]
+    count = sum(figures["count"] for figures in report["classes"].values())
+    assert count == report["samples"]["count"] and list(report["classes"]) == list("0123456789")
+    assert report["bars"] == DIGITS_BARS
 
 
 def test_every_task_shows_pictures(finished):
