@@ -167,16 +167,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("task", nargs="?", metavar="TASK", help=argparse.SUPPRESS)
-    add("--config", help="config file, or a shipped one by name: digits, folder_small, lpd_256:XL")
-    add("--workdir", help="directory that the task reads and writes; gs://bucket/...")
-    add("--checkpoint", help="directory of the models to use, if not the workdir")
-    add("--coordinator", help="host:port of process 0 of several; auto: ask the TPU VM")
-    add("--num_processes", type=int, help="how many processes work together")
-    add("--process_id", type=int, help="which of them this one is, from 0")
-    add("--join_timeout", type=int, default=300, help="seconds to wait for the others at the start")
-    add("--heartbeat_timeout", type=int, default=100, help="seconds until a silent one counts dead")
+    add(
+        "--config",
+        metavar="NAME",
+        help="config file, or a shipped one by name: digits, folder_small, lpd_256:XL",
+    )
+    add(
+        "--workdir", metavar="DIR", help="directory that the task reads and writes; gs://bucket/..."
+    )
+    add("--checkpoint", metavar="DIR", help="directory of the models to use, if not the workdir")
+    add("--coordinator", metavar="HOST:PORT", help="process 0 of several; auto: ask the TPU VM")
+    add("--num_processes", type=int, metavar="N", help="how many processes work together")
+    add("--process_id", type=int, metavar="N", help="which of them this one is, from 0")
+    add(
+        "--join_timeout",
+        type=int,
+        default=300,
+        metavar="N",
+        help="seconds to wait for the others at the start",
+    )
+    add(
+        "--heartbeat_timeout",
+        type=int,
+        default=100,
+        metavar="N",
+        help="seconds until a silent one counts dead",
+    )
     # Orbax tells at INFO what it does; ours are the only messages of that level people ask for.
-    add("--verbosity", type=int, default=-1, help="of libraries: 0 shows what they do, 1 more")
+    add(
+        "--verbosity",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="of libraries: 0 shows what they do, 1 more",
+    )
     add("--version", action="store_true", help="versions of this package, jax and Python")
     add("-h", "--help", action="store_true", help="this; TASK --help: what the task does")
     return parser
