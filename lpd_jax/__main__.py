@@ -22,10 +22,10 @@ Exit codes: 0 done; 2 the input or the disk is to be put right, one sentence say
 stop by SIGTERM or SIGUSR1 while training, and saved: start the same command again; 130 Ctrl-C.
 """
 
-import argparse
 import ast
 import errno
 import faulthandler
+import functools
 import importlib
 import importlib.util
 import logging
@@ -99,12 +99,12 @@ def command(arguments: list[str]) -> int:
 
 
 def _main(arguments: list[str]) -> None:
-    given, fields = _parse(arguments)
+    task, given, fields = _parse(arguments)
     if given.help or given.version:
-        print(_version() if given.version else _help(given.task))
+        print(_version() if given.version else _help(task))
         return
-    if given.task not in TASKS:
-        asked = "name one task" if given.task is None else f"unknown task {given.task!r}"
+    if task not in TASKS:
+        asked = "name one task" if task is None else f"unknown task {task!r}"
         raise InputError(f"{asked}: choose from {', '.join(TASKS)}.")
     for name in ("config", "workdir"):
         if getattr(given, name) is None:
@@ -124,8 +124,8 @@ def _main(arguments: list[str]) -> None:
             cluster, join_timeout=given.join_timeout, heartbeat_timeout=given.heartbeat_timeout
         )
     _start_logging(given.verbosity, first=cluster is None or jax.process_index() == 0)
-    _show(config, given)
-    importlib.import_module(f"lpd_jax.tasks.{given.task}").run(config, given.workdir)
+    _show(config, task, given)
+    importlib.import_module(f"lpd_jax.tasks.{task}").run(config, given.workdir)
     if cluster is not None:
         distributed.barrier("the end")  # process 0 may be writing still
 
@@ -139,102 +139,76 @@ def _start_logging(verbosity: int, first: bool) -> None:
     _LOG.setLevel(logging.INFO if first else logging.WARNING)
 
 
-def _show(config: ConfigDict, given: argparse.Namespace) -> None:
+def _show(config: ConfigDict, task: str, given: flags.FlagValues) -> None:
     """Says what is run: the fields that are not as in `configs/base.py`."""
     _LOG.info(
         "%s --config=%s --workdir=%s, which differs from configs/base.py (all of it will be in "
         "config.json beside the results) in\n%s",
-        given.task,
+        task,
         given.config,
         given.workdir,
         config_files.differences(config),
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise InputError(f"{message}; lpd --help lists the flags.")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="lpd",
-        usage="lpd TASK --config=NAME --workdir=DIR [--config.section.field=VALUE ...]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        add_help=False,
-    )
-    add = parser.add_argument
-    add("task", nargs="?", metavar="TASK", help=argparse.SUPPRESS)
-    add(
-        "--config",
-        metavar="NAME",
-        help="config file, or a shipped one by name: digits, folder_small, lpd_256:XL",
-    )
-    add(
-        "--workdir", metavar="DIR", help="directory that the task reads and writes; gs://bucket/..."
-    )
-    add("--checkpoint", metavar="DIR", help="directory of the models to use, if not the workdir")
-    add("--coordinator", metavar="HOST:PORT", help="process 0 of several; auto: ask the TPU VM")
-    add("--num_processes", type=int, metavar="N", help="how many processes work together")
-    add("--process_id", type=int, metavar="N", help="which of them this one is, from 0")
-    add(
-        "--join_timeout",
-        type=int,
-        default=300,
-        metavar="N",
-        help="seconds to wait for the others at the start",
-    )
-    add(
-        "--heartbeat_timeout",
-        type=int,
-        default=100,
-        metavar="N",
-        help="seconds until a silent one counts dead",
-    )
+def _define() -> flags.FlagValues:
+    """The flags, apart from those that set fields; a new set of them for each command."""
+    mine = flags.FlagValues()
+    mine.set_gnu_getopt(True)  # the task may come anywhere
+    text = functools.partial(flags.DEFINE_string, flag_values=mine, default=None)
+    number = functools.partial(flags.DEFINE_integer, flag_values=mine, lower_bound=0)
+    switch = functools.partial(flags.DEFINE_boolean, flag_values=mine, default=False)
+    text("config", help="Config file, or a shipped one: digits, folder_small, lpd_256:XL.")
+    text("workdir", help="Directory that the task reads and writes; gs://bucket/...")
+    text("checkpoint", help="Directory of the models to use, if not the workdir.")
+    text("coordinator", help="host:port of process 0 of several; auto: ask the TPU VM.")
+    number("num_processes", None, "How many processes work together.", lower_bound=1)
+    number("process_id", None, "Which of them this one is, from 0.")
+    number("join_timeout", 300, "Seconds to wait for the others at the start.", lower_bound=1)
+    number("heartbeat_timeout", 100, "Seconds until a silent one counts as dead.", lower_bound=1)
     # Orbax tells at INFO what it does; ours are the only messages of that level people ask for.
-    add(
-        "--verbosity",
-        type=int,
-        default=-1,
-        metavar="N",
-        help="of libraries: 0 shows what they do, 1 more",
-    )
-    add("--version", action="store_true", help="versions of this package, jax and Python")
-    add("-h", "--help", action="store_true", help="this; TASK --help: what the task does")
-    return parser
+    number("verbosity", -1, "Of libraries: 0 shows what they do, 1 more.", lower_bound=None)
+    switch("version", help="Versions of this package, jax and Python.")
+    switch("help", short_name="h", help="This; TASK --help: what the task does.")
+    return mine
 
 
-def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The flags, and apart from them those that set fields, as --config.section.field=value."""
+def _parse(arguments: list[str]) -> tuple[str | None, flags.FlagValues, list[str]]:
+    """Task, flags, and those flags that set fields, such as --config.section.field=value."""
+    given = _define()
     fields, others = [], []
-    left = list(arguments)
-    while left:
-        argument = left.pop(0)
-        if not config_files.OVERRIDE.match(argument):
-            others.append(argument)
-            continue
-        if "=" not in argument and left and not left[0].startswith("--") and left[0] not in TASKS:
-            argument = f"{argument}={left.pop(0)}"
-        fields.append(argument)
-    parser = _parser()
-    given, unknown = parser.parse_known_args(others)
-    if unknown:
-        flag = unknown[0].partition("=")[0]
-        nearest = get_close_matches(flag, parser._option_string_actions, 1)
-        hint = f"did you mean {nearest[0]}?" if nearest else "lpd --help lists the flags."
-        raise InputError(f"there is no flag {flag}; {hint}")
-    for name in ("join_timeout", "heartbeat_timeout"):
-        if getattr(given, name) < 1:
-            raise InputError(f"--{name} must be at least 1 second.")
-    return given, fields
+    try:
+        left = given.read_flags_from_files(arguments)
+        while left:
+            argument = left.pop(0)
+            if not config_files.OVERRIDE.match(argument):
+                others.append(argument)
+                continue
+            if (
+                "=" not in argument
+                and left
+                and not left[0].startswith("--")
+                and left[0] not in TASKS
+            ):
+                argument = f"{argument}={left.pop(0)}"
+            fields.append(argument)
+        _, *tasks_named = given(["lpd", *others])
+    except flags.UnrecognizedFlagError as error:
+        near = get_close_matches(error.flagname, [*given], 1)
+        hint = f"did you mean --{near[0]}?" if near else "lpd --help lists the flags."
+        raise InputError(f"there is no flag --{error.flagname}; {hint}") from error
+    except flags.Error as error:
+        raise InputError(f"{str(error).removeprefix('flag ')}; lpd --help lists them.") from error
+    if len(tasks_named) > 1:
+        raise InputError(f"name one task, not {' and '.join(tasks_named)}.")
+    return next(iter(tasks_named), None), given, fields
 
 
 def _help(task: str | None) -> str:
     """Help of the command or, for a task, what its file says of it."""
     if task not in TASKS:
-        return _parser().format_help()
+        listed = _define().main_module_help().strip().partition("\n")[2]
+        return f"{__doc__}\nFlags:\n{listed}"
     source = Path(importlib.util.find_spec(f"lpd_jax.tasks.{task}").origin).read_text("utf-8")
     about = ast.get_docstring(ast.parse(source)).removeprefix("Task: ")
     return f"{task}: {about}\n\nlpd --help lists tasks and flags; configs/base.py all fields."
