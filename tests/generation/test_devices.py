@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lpd_jax import hlo, parallel
+from lpd_jax import parallel
+from lpd_jax.compiled import hlo
 from lpd_jax.generation import program
 from lpd_jax.generation.groups import group_sizes
 from lpd_jax.generation.orders import LocalityAware
