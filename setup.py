@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent
 # Not imported: that needs what is to be installed.
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "lpd_jax/__init__.py").read_text(), re.M)[1]
 REQUIRED = [
-    "jax>=0.10.2,<0.12",  # arrays, jit, sharding
+    # arrays, jit, sharding; 0.11 copies whole buffers in loops (docs/versions.md)
+    "jax>=0.10.2,<0.13,!=0.11.*",
     "flax>=0.12.8,<0.14",  # Linen modules
     "optax>=0.2.8,<0.4",  # AdamW, schedules, clipping
     "orbax-checkpoint>=0.12.8,<0.14",  # asynchronous, sharded checkpoints (v1 API)
@@ -46,8 +47,10 @@ EXTRAS = {
         "gcsfs>=2026.4",  # tests of workdirs in buckets
         "gcp-storage-emulator>=2026.7.19",  # the bucket of those tests; its versions are dates
     ],
-    "tpu": ["jax[tpu]>=0.10.2,<0.12"],  # TPU hosts, and ahead-of-time compilation for TPUs anywhere
-    "cuda": ["jax[cuda13]>=0.10.2,<0.12"],  # NVIDIA GPUs
+    "tpu": ["jax[tpu]>=0.10.2,<0.13,!=0.11.*"],  # TPU hosts; brings the libtpu made for that jax
+    # ahead-of-time compilation for TPUs anywhere: older ones refuse topologies of a single chip
+    "aot": ["libtpu>=0.0.51,<0.1"],
+    "cuda": ["jax[cuda13]>=0.10.2,<0.13,!=0.11.*"],  # NVIDIA GPUs
     "torch": ["torch>=2.6,<3"],  # reading the authors' .pth/.pt pickles; nothing else needs it
     "quant": ["qwix>=0.1.8,<0.3"],  # int8 inference
     "export": ["flatbuffers>=24.3"],  # jax.export writes its files with it

@@ -128,16 +128,23 @@ def bare_products(args, decoder: Decoder, params, plan):
         for i in range(c.depth)
     ]
 
+    def product(form, a, b):
+        # A product in bfloat16 that stays bfloat16 would be converted to float32 on CPUs.
+        return jnp.einsum(form, a, b, preferred_element_type=jnp.float32)
+
     @jax.jit
     def layer(x, query, key, value, qkv, proj, up, down):
-        cast = lambda w: w.reshape(w.shape[0], -1).astype(c.dtype)  # noqa: E731
-        projected = x @ cast(qkv)
-        scores = jnp.einsum("bhtk,bhks->bhts", query, key)
-        answer = jnp.einsum("bhts,bhsk->bhtk", scores, value)
-        x = x @ proj.reshape(c.width, c.width).astype(c.dtype)
-        return x @ cast(up) @ cast(down), projected, answer
+        def through(x, kernel, *sizes):
+            kernel = kernel.reshape(sizes or (kernel.shape[0], -1)).astype(c.dtype)
+            return product("td,df->tf", x, kernel).astype(c.dtype)
 
-    head = jax.jit(lambda x, w: x @ w.astype(c.dtype))
+        projected = through(x, qkv)
+        scores = product("bhtk,bhks->bhts", query, key).astype(c.dtype)
+        answer = product("bhts,bhsk->bhtk", scores, value).astype(c.dtype)
+        x = through(x, proj, c.width, c.width)
+        return through(through(x, up), down), projected, answer
+
+    head = jax.jit(lambda x, w: product("td,dv->tv", x, w.astype(c.dtype)))
     ones = lambda *shape: jnp.full(shape, 1e-3, c.dtype)  # noqa: E731
     sizes, seen, steps = (0, *plan.group_sizes), 0, []
     for last, size in itertools.pairwise(sizes):

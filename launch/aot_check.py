@@ -3,7 +3,7 @@
     python launch/aot_check.py --config=configs/lpd_256.py:XXL --topology=v5e:16x16
     python launch/aot_check.py --config=configs/lpd_256.py:XXL --topology=v5e:1x1 --what=generate
 
-Needs libtpu (pip install -e '.[tpu]') and some minutes. Prints per chip: memory by kind against
+Needs libtpu (pip install -e '.[aot]') and some minutes. Prints per chip: memory by kind against
 the chip's, FLOPs, the cycles that the compiler expects, bytes of collectives, compile time. Fields
 of the config are set as in a run, --config.mesh.fsdp=16; options of the compiler with
 LIBTPU_INIT_ARGS in the environment. Exit codes: 0 it fits; 1 it does not, or it waits for the host
@@ -30,7 +30,7 @@ import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from lpd_jax import aot
+from lpd_jax.compiled import programs, reports, targets
 from lpd_jax.errors import InputError
 from lpd_jax.generation.plan import make_plan
 from lpd_jax.models.decoder import Decoder, DecoderConfig
@@ -50,21 +50,23 @@ _CLASSES = flags.DEFINE_integer("classes", 1000, "Classes of the data.")
 _JSON = flags.DEFINE_string("json", None, "File to append one line per program to.")
 
 
-def decoder(config: ConfigDict) -> Decoder:
+def decoder(config: ConfigDict, classes: int) -> Decoder:
     """The decoder that the tasks train on codes of `config.tokenizer`."""
     return Decoder(
         DecoderConfig(
             grid=build.grid(config),
             vocab_size=config.tokenizer.codebook_size,
-            num_classes=_CLASSES.value,
+            num_classes=classes,
             **config.decoder,
         )
     )
 
 
-def train_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> aot.Program:
-    """The step that `lpd_jax.tasks.train` runs."""
-    network, section, rules = decoder(config), config.train, build.rules(config)
+def train_program(
+    config: ConfigDict, mesh: jax.sharding.Mesh, batch: int | None = None, classes: int = 1000
+) -> programs.Program:
+    """The step that `lpd_jax.tasks.train` runs; `batch` images, or as many as the config says."""
+    network, section, rules = decoder(config, classes), config.train, build.rules(config)
     steps_of = build.steps_of(section, network.config.num_tokens)
     start, step = run.prepare(
         lambda key: init_decoder(network, key),
@@ -75,56 +77,30 @@ def train_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> aot.Program:
         rules=rules,
         ema_decay=section.ema_decay,
     )
-    batch = _BATCH.value or section.batch_size
-    arrays = network.config.num_tokens, batch, section.accumulate
-    return aot.train_program(start, step, *arrays, mesh, rules)
+    arrays = network.config.num_tokens, batch or section.batch_size, section.accumulate
+    return programs.train_program(start, step, *arrays, mesh, rules)
 
 
-def generate_program(config: ConfigDict, mesh: jax.sharding.Mesh) -> aot.Program:
-    """The program that `lpd_jax.tasks.sample` runs."""
-    section, network, tokenizer = config.sample, decoder(config), build.tokenizer(config)
+def generate_program(
+    config: ConfigDict, mesh: jax.sharding.Mesh, batch: int | None = None, classes: int = 1000
+) -> programs.Program:
+    """The program that `lpd_jax.tasks.sample` runs; `batch` as in `train_program`."""
+    section, tokenizer = config.sample, build.tokenizer(config)
+    network = decoder(config, classes)
     if section.dtype:
         network = Decoder(dataclasses.replace(network.config, dtype=section.dtype))
         tokenizer = tokenizer.clone(decode_dtype=section.dtype)
     ways = batch_ways(mesh)
-    return aot.generate_program(
+    return programs.generate_program(
         network,
         tokenizer,
         build.order(section),
         make_plan(build.group_sizes(section, network.config.num_tokens), section.segments),
         build.sampling(config.sample),
-        _BATCH.value or ways * math.ceil(section.batch_size / ways),
+        batch or ways * math.ceil(section.batch_size / ways),
         mesh,
         build.rules(config),
     )
-
-
-def show(report: aot.Report, batch: int) -> None:
-    """Prints what one chip needs."""
-
-    def line(name: str, text: str) -> None:
-        print(f"  {name:<24}{text:>14}")
-
-    def gib(name: str, size: int) -> None:
-        line(name, f"{size / aot.GIB:.2f} GiB")
-
-    print(f"{report.name}, {batch} images, per chip:")
-    for name, size in report.parts.items():
-        gib(name, size)
-    if report.fits:
-        gib("activations, other", report.temporary)
-        gib("program", report.code)
-    line("peak", f"{report.peak / aot.GIB:.2f} of {report.limit / aot.GIB:g} GiB")
-    if report.cost is not None:
-        line("products", f"{report.cost.flops / 1e12:.3f} TFLOP")
-        if report.cost.cycles is not None:
-            line("expected cycles", f"{report.cost.cycles / 1e6:.1f} M")
-        for kind, size in report.cost.collective_bytes.items():
-            line(kind, f"{size / 1e9:.3f} GB")
-        line("host transfers", str(len(report.cost.host_transfers)))
-    line("tracing", f"{report.lower_seconds:.1f} s")
-    line("compilation", f"{report.compile_seconds:.1f} s")
-    line("of the CPU for it", f"{report.cpu_seconds:.1f} s")
 
 
 def main(argv: list[str]) -> int:
@@ -134,20 +110,20 @@ def main(argv: list[str]) -> int:
             "give --config and --topology, such as --config=configs/lpd_256.py:XXL "
             "--topology=v5e:16x16."
         )
-    config, chip = _CONFIG.value, aot.chip_of(_TOPOLOGY.value)
+    config, chip = _CONFIG.value, targets.chip_of(_TOPOLOGY.value)
     mesh_config = MeshConfig(**config.mesh)
     slices = max(1, mesh_config.slices)
-    devices = aot.devices(_TOPOLOGY.value, slices)
+    devices = targets.devices(_TOPOLOGY.value, slices)
     mesh, rules = make_mesh(mesh_config, devices), build.rules(config)
     sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     print(f"{slices} x {_TOPOLOGY.value}: {len(devices)} chips of {chip.hbm_gib} GiB, mesh {sizes}")
-    programs = {"train": train_program, "generate": generate_program}
+    makers = {"train": train_program, "generate": generate_program}
     sentences = []
-    for name in programs if _WHAT.value == "both" else [_WHAT.value]:
-        program = programs[name](config, mesh)
-        report = aot.check(program, chip, mesh, rules)
-        show(report, program.batch)
-        sentences.append(aot.advice(report, config.decoder.get("remat", "none")))
+    for name in makers if _WHAT.value == "both" else [_WHAT.value]:
+        program = makers[name](config, mesh, _BATCH.value, _CLASSES.value)
+        report = reports.check(program, chip, mesh, rules)
+        print(reports.describe(report, program.batch))
+        sentences.append(reports.advice(report, config.decoder.get("remat", "none")))
         if _JSON.value:
             row = {"what": name, "topology": _TOPOLOGY.value, "slices": slices}
             row |= {"mesh": dict(mesh.shape), "batch": program.batch}

@@ -5,18 +5,14 @@
 
 Each compilation is a process of `aot_check.py` (minutes on one core) and leaves one JSON line, so
 that the work can be stopped and started again. The published batch of a model comes first on its
-first slice. What it needs an image promises the largest power of two of images a chip that leaves a
-fifth of the memory free, there and on the other slices; that is compiled, and halved where it does
-not fit. (With less free the compiler looks for memory for a quarter of an hour.)
+first slice; `lpd_jax.compiled.batches` says what follows.
 """
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +21,12 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from lpd_jax.aot import chip_of  # noqa: E402
+from lpd_jax.compiled.batches import next_batch  # noqa: E402
 
 LINES = ROOT / "benchmarks/results/aot.jsonl"
 DOCUMENT = ROOT / "docs/pods.md"
 BEGIN, END = "<!-- aot_table.py begins -->", "<!-- aot_table.py ends -->"
 GIB = 2**30
-FREE = 0.8  # share of the memory that a promise may fill
 
 # model -> config, published batch (official `scripts/train`)
 MODELS = {
@@ -48,51 +43,6 @@ SETTINGS = ("--config.mesh.fsdp=16", "--config.decoder.remat=full")
 def cells() -> list[tuple[str, str]]:
     """(model, topology), the topologies that compile fastest and the largest models first."""
     return [(model, topology) for topology in TOPOLOGIES for model in reversed(MODELS)]
-
-
-def chips_of(topology: str) -> int:
-    """Chips of a topology such as "v5e:16x16"."""
-    return math.prod(int(size) for size in topology.partition(":")[2].split("x"))
-
-
-def next_batch(
-    rows: list[dict[str, Any]], published: int, topology: str, kin: Sequence[dict[str, Any]] = ()
-) -> int | None:
-    """The batch to compile next for a cell; None when the largest is known.
-
-    Args:
-        rows: of the cell; `fits`, `batch`, `topology`, `peak` and `temporary` are used.
-        published: batch of the model, at least one image for each chip is tried.
-        topology: of the cell.
-        kin: rows of the model on other slices.
-    """
-    chips = chips_of(topology)
-    least, tried = max(published, chips), {row["batch"] for row in rows}
-    fitting = [row for row in rows if row["fits"]]
-    if rows and not fitting:
-        half = min(tried) // 2
-        return half if half >= chips else None
-    known = fitting or [row for row in kin if row["fits"]]
-    if not known:
-        return least
-    # The larger, the less is in it that does not grow.
-    best = max(known, key=lambda row: row["batch"] / chips_of(row["topology"]))
-    promised = chips * images_a_chip(best, chip_of(topology).hbm_gib * GIB)
-    if not rows:
-        return max(promised, least)
-    while promised > max(row["batch"] for row in fitting):
-        if promised not in tried:
-            return promised
-        promised //= 2
-    return None
-
-
-def images_a_chip(row: dict[str, Any], memory: int) -> int:
-    """Largest power of two that a row promises for chips of that many bytes; at least 1."""
-    # Temporaries grow with the batch, nothing else does: each chip has its part of the parameters.
-    image = row["temporary"] * chips_of(row["topology"]) / row["batch"]
-    room = (FREE * memory - row["peak"] + row["temporary"]) / image
-    return 2 ** max(0, math.floor(math.log2(max(room, 1))))
 
 
 def measure(model: str, topology: str, batch: int) -> dict[str, Any]:

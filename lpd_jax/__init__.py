@@ -5,6 +5,11 @@ sampler = lpd_jax.Sampler.load("runs/digits")
 images = sampler([3, 1, 4], steps=10, guidance=1.5)
 """
 
+# ruff: noqa: E402 - before any module starts jax
+from lpd_jax import xla
+
+xla.keep_reductions_right()
+
 from lpd_jax.errors import InputError
 from lpd_jax.sampler import Sampler, Samples
 

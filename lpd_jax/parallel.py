@@ -201,3 +201,32 @@ def constrain_batch(tree):
     return jax.tree.map(
         lambda x: nn.with_logical_constraint(x, ("batch", *[None] * (x.ndim - 1))), tree
     )
+
+
+def gather(tree):
+    """Every array whole on all devices of the current mesh, to be gathered once and used often."""
+    return jax.tree.map(lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), tree)
+
+
+def by_device(function: Callable, batch: tuple, *whole):
+    """`function(*batch, *whole)`, each device on its part of the batch and by itself.
+
+    For work on every image apart that has a loop, a sort or a scatter in it: the partitioner makes
+    devices wait for each other where a condition looks at all images, and gathers the batch for
+    what it cannot cut. Without a mesh in context, on one device and for a batch that does not
+    divide among the devices this is a plain call.
+
+    Args:
+        function: of arrays; its results have the batch first too.
+        batch: trees of arrays, cut along their first axis as the logical axis "batch" is.
+        *whole: trees of arrays that every device gets whole.
+    """
+    mesh, rows = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes(("batch",))
+    axes = (rows[0],) if isinstance(rows[0], str) else rows[0] or ()
+    ways = math.prod(mesh.shape.get(axis, 1) for axis in axes)
+    # Inside another `shard_map` the parts are what there is.
+    if ways == 1 or mesh.manual_axes or jax.tree.leaves(batch)[0].shape[0] % ways:
+        return function(*batch, *whole)
+    specs = (*(rows for _ in batch), *(PartitionSpec() for _ in whole))
+    run = jax.shard_map(function, in_specs=specs, out_specs=rows, check_vma=False)
+    return run(*batch, *whole)

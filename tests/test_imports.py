@@ -31,6 +31,7 @@ ALLOWED = {
     "training": {"training", "models", *SERVICES},
     "evaluation": {"evaluation", "models", *SERVICES},
     "errors": set(),
+    "xla": set(),
     "checks": {"errors"},
     "storage": {"errors"},
     "parallel": {"errors"},

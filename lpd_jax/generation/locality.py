@@ -14,8 +14,11 @@ are zero, so its first cell is uniform.
 The work is one pick after another, so speed is in the width of a pick. Arrays have their images
 last, where a CPU's vector units and a GPU's warps want them; a cell's claim is one uint32, so that
 a pick is a maximum and not an argmax; scores and distances are integers, so that equal is equal.
+A pick asks whether any image of the batch has run out of near cells, so every device picks for its
+own images: else all devices would wait for each other at each pick.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -24,6 +27,7 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from lpd_jax import parallel
 from lpd_jax.errors import InputError
 
 _NEAR = np.uint32(1 << 31)  # a claim is: near (1 bit), score (6), random (25 - c), cell (c)
@@ -73,10 +77,11 @@ def draw(
             f"A {grid[0]}x{grid[1]} grid is too large; locality-aware goes to 256x256."
         )
 
+    draw_batch = functools.partial(_draw_batch, grid, group_sizes, rule.scored)
+
     @custom_vmap
     def orders(key, known, proximity, repulsion):
-        batch = (key[None], known[None], proximity[None], repulsion[None])
-        return _draw_batch(grid, group_sizes, rule.scored, *batch)[0]
+        return draw_batch(key[None], known[None], proximity[None], repulsion[None])[0]
 
     @orders.def_vmap
     def _(size, batched, *args):
@@ -84,7 +89,7 @@ def draw(
             x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
             for x, is_batched in zip(args, batched, strict=True)
         )
-        return _draw_batch(grid, group_sizes, rule.scored, *batch), True
+        return parallel.by_device(draw_batch, tuple(batch)), True
 
     thresholds = (jnp.asarray(x, jnp.float32) for x in (rule.proximity, rule.repulsion))
     return orders(key, known, *thresholds)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lpd_jax import parallel
 from lpd_jax.generation.groups import step_of
 from lpd_jax.generation.plan import Plan, Segment
 from lpd_jax.generation.sampling import SamplingRule, guidance_scale, guide, sample
@@ -22,6 +23,8 @@ from lpd_jax.models.decoder import Cache, Decoder
 from lpd_jax.models.mask import visibility
 
 Draw = Callable[..., jax.Array]
+
+_TABLES = ("token_embed", "pos_embed", "query", "embed_norm")  # that steps embed with
 
 
 def generate_codes(
@@ -51,6 +54,8 @@ def generate_codes(
     Returns:
         int32 [B, M], the generated codes in the order of generation.
     """
+    # Once and not in each step: a look-up in a cut table makes the devices wait for each other.
+    params = params | parallel.gather({name: params[name] for name in _TABLES})
     run = _Run(decoder, params, plan, rule, keys, draw)
     overhang = max([plan.group_sizes[0], *(s.query_width for s in plan.segments)])
     orders = jnp.pad(orders, [(0, 0), (0, overhang)])

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from lpd_jax import parallel
 from lpd_jax.errors import InputError
 
 
@@ -110,6 +111,10 @@ def sample(
         positions: int32 [Q], generation positions.
         rule: temperature, top-k and top-p are used.
     """
+    return parallel.by_device(_sample, (logits, keys), positions, rule)
+
+
+def _sample(logits, keys, positions, rule):
     logits = logits / jnp.maximum(rule.temperature, 1e-5)
     logits = filter_logits(logits, rule.top_k, rule.top_p)
 

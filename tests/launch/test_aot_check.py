@@ -26,7 +26,7 @@ TINY = (
     "--classes=10",
 )
 needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[tpu]'"
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[aot]'"
 )
 
 

@@ -1,6 +1,7 @@
 """Which batch to compile next, and what the table says of those that were."""
 
 from launch import aot_table
+from lpd_jax.compiled import batches
 
 GIB = 2**30
 
@@ -14,7 +15,7 @@ def row(batch, fits=True, peak=6, temporary=4, topology=SLICE, **fields):
 
 
 def following(rows, published=1024, topology=SLICE, kin=()):
-    return aot_table.next_batch(rows, published, topology, kin)
+    return batches.next_batch(rows, published, topology, kin)
 
 
 def test_the_published_batch_comes_first_and_every_chip_gets_an_image():

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from lpd_jax import hlo, parallel
+from lpd_jax import parallel
+from lpd_jax.compiled import hlo
 from lpd_jax.parallel import MeshConfig
 
 

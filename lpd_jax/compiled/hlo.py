@@ -70,6 +70,39 @@ def cost(text: str) -> Cost:
     return _Reader(text).cost()
 
 
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """An exchange between devices.
+
+    Attributes:
+        kind: "all-reduce", "all-gather", ...
+        dims: of the (first) array that it leaves on each device.
+        times: how often it runs.
+        source: the operation of the program that it was made for, with its scopes.
+    """
+
+    kind: str
+    dims: tuple[int, ...]
+    times: int
+    source: str
+
+
+def loop_collectives(text: str) -> list[Collective]:
+    """The collectives inside of loops, for which devices wait for each other again and again."""
+    reader = _Reader(text)
+
+    def walk(computation: str, times: int, inside: bool) -> Iterator[Collective]:
+        for i in reader.computations[computation]:
+            kind = i.operation.removesuffix("-start")
+            if inside and kind in _COLLECTIVES:
+                source = re.search(r'op_name="([^"]*)"', i.text)
+                yield Collective(kind, tuple(_dims(i.shape)), times, source[1] if source else "")
+            for runs, callee in reader.callees_of(i):
+                yield from walk(callee, times * runs, inside or i.operation == "while")
+
+    return list(walk(reader.entry, 1, False))
+
+
 class _Reader:
     def __init__(self, text: str):
         self.computations, self.entry = _parse(text)
@@ -129,15 +162,19 @@ class _Reader:
 
     def callees(self, computation: str) -> Iterator[tuple[int, str]]:
         for i in self.computations[computation]:
-            if i.operation == "while":
-                condition, body = _LOOP.search(i.text).groups()
-                yield 1, condition
-                yield self.trips(i) or 1, body
-                continue
-            for name in _CALLED.findall(i.text):
-                yield 1, name
-            for names in _BRANCHES.findall(i.text):
-                yield from ((1, name.strip().lstrip("%")) for name in names.split(","))
+            yield from self.callees_of(i)
+
+    def callees_of(self, i: _Instruction) -> Iterator[tuple[int, str]]:
+        """How often one run of an instruction runs a computation, and which."""
+        if i.operation == "while":
+            condition, body = _LOOP.search(i.text).groups()
+            yield 1, condition
+            yield self.trips(i) or 1, body
+            return
+        for name in _CALLED.findall(i.text):
+            yield 1, name
+        for names in _BRANCHES.findall(i.text):
+            yield from ((1, name.strip().lstrip("%")) for name in names.split(","))
 
     def trips(self, loop: _Instruction) -> int | None:
         """Trip count that the backend noted, or the bound of a counter that starts from zero."""
