@@ -3,7 +3,7 @@
 A run that was made before a field existed counts as made with the value that the field has here.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def get_config() -> ConfigDict:
@@ -101,7 +101,8 @@ def get_config() -> ConfigDict:
             "order_file": "",  # orders to use by image index, instead of drawing
             "proximity": 1.0,
             "repulsion": 1.0,
-            "guidance": 1.0,
+            # Any number costs the same, 1 included; None leaves out the unconditional branch: half.
+            "guidance": FieldReference(1.0, field_type=object),
             "guidance_schedule": "linear",
             "temperature": 1.0,
             "top_k": 0,
