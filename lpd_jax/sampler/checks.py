@@ -104,7 +104,7 @@ def order(
     if isinstance(given, str):
         return orders.named(given, proximity, repulsion)
     array = _array("order", given)
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iu" or not array.ndim:
         raise InputError(
             f"order={_brief(given)} must be the name of an order ({', '.join(orders.NAMES)}), one "
             "of lpd_jax.generation.orders, or whole numbers [images, tokens]."
