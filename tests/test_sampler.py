@@ -281,7 +281,7 @@ def test_classes_have_names(sampler):
     [
         ({"labels": [0, 6]}, "label 6 is out of range"),
         ({"labels": [-1]}, "label -1 is out of range"),
-        ({"labels": []}, "labels are a list"),
+        ({"labels": []}, r"labels=\[\] must be a list"),
         ({"group_sizes": (1, 2, 3)}, "sum to 6"),
         ({"group_sizes": (24, 0)}, "size 0"),
         ({"group_sizes": ("a",)}, "group size='a' must be a whole number"),
