@@ -25,9 +25,14 @@ def init_decoder(network: Decoder, key: jax.Array) -> Any:
     return network.init(key, tokens, tokens[:, 0], tokens, tokens)["params"]
 
 
-def decoder_of(about: Mapping[str, Any]) -> Decoder:
-    """The network that the `model.json` of a decoder describes."""
-    return Decoder(DecoderConfig(**about["config"]))
+def decoder_of(fields: Mapping[str, Any], **more: Any) -> Decoder:
+    """The network of the fields of a `DecoderConfig`: those in a `model.json`, or a config's.
+
+    Args:
+        fields: some or all of them.
+        more: the others, such as the grid, vocab_size and num_classes that the codes decide.
+    """
+    return Decoder(DecoderConfig(**fields, **more))
 
 
 def load_tokenizer(
@@ -58,7 +63,7 @@ def load_decoder(
     from lpd_jax import checkpoint  # as above
 
     about = checkpoint.read_model_json(path, "decoder")
-    network = decoder_of(about)
+    network = decoder_of(about["config"])
     abstract = jax.eval_shape(lambda: init_decoder(network, jax.random.key(0)))
     shardings = parallel.shardings_of(abstract, mesh, rules)
     return network, checkpoint.load_params(path, abstract, shardings), about

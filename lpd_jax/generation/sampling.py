@@ -10,7 +10,7 @@ from flax import struct
 from lpd_jax import checks
 from lpd_jax.errors import InputError
 
-_MOST = 1e9  # of a number that the logits are multiplied or divided by: beyond lies infinity
+_MOST = 10**9  # of a number that the logits are multiplied or divided by: beyond lies infinity
 
 
 @struct.dataclass
