@@ -95,7 +95,7 @@ def programs(args, decoder: Decoder, tokenizer: Tokenizer, params):
     n = decoder.config.num_tokens
     steps = args.steps or {256: 20, 1024: 48}[n]
     plan = make_plan(group_sizes(n, steps), args.segments)
-    rule = sampling_rule(guidance=1.0 if args.no_guidance else 4.8)
+    rule = sampling_rule(guidance=None if args.no_guidance else 4.8)
     labels, indices = jnp.arange(args.batch) % 1000, jnp.arange(args.batch)
     parts = tokenizer_parts(args.batch, 1, (args.pixels, args.pixels))
     key, order = jax.random.key(0), LocalityAware()
@@ -279,7 +279,7 @@ def first_image(args) -> None:
     print(time.perf_counter() - begin)
     n = sampler.decoder.config.num_tokens
     sizes = group_sizes(n, args.steps or {256: 20, 1024: 48}[n])
-    rule = sampling_rule(guidance=1.0 if args.no_guidance else 4.8)
+    rule = sampling_rule(guidance=None if args.no_guidance else 4.8)
     labels = np.arange(args.batch) % 1000
     sampler.sample(labels, sizes, LocalityAware(), rule, segments=args.segments)
 

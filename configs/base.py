@@ -101,6 +101,7 @@ def get_config() -> ConfigDict:
             "order_file": "",  # orders to use by image index, instead of drawing
             "proximity": 1.0,
             "repulsion": 1.0,
+            # Any number costs the same, 1 included; None leaves out the unconditional branch: half.
             "guidance": 1.0,
             "guidance_schedule": "linear",
             "temperature": 1.0,

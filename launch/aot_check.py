@@ -33,10 +33,10 @@ from ml_collections import ConfigDict, config_flags
 from lpd_jax.compiled import programs, reports, targets
 from lpd_jax.errors import InputError
 from lpd_jax.generation.plan import make_plan
-from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.decoder import Decoder
 from lpd_jax.parallel import MeshConfig, batch_ways, make_mesh
 from lpd_jax.tasks import build
-from lpd_jax.trained import init_decoder
+from lpd_jax.trained import decoder_of, init_decoder
 from lpd_jax.training import run
 from lpd_jax.training.objectives import decoder_loss
 
@@ -52,13 +52,11 @@ _JSON = flags.DEFINE_string("json", None, "File to append one line per program t
 
 def decoder(config: ConfigDict, classes: int) -> Decoder:
     """The decoder that the tasks train on codes of `config.tokenizer`."""
-    return Decoder(
-        DecoderConfig(
-            grid=build.grid(config),
-            vocab_size=config.tokenizer.codebook_size,
-            num_classes=classes,
-            **config.decoder,
-        )
+    return decoder_of(
+        config.decoder,
+        grid=build.grid(config),
+        vocab_size=config.tokenizer.codebook_size,
+        num_classes=classes,
     )
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from jax import export
 
 from lpd_jax.errors import InputError
-from lpd_jax.generation import groups
+from lpd_jax.generation.addresses import image_keys
 from lpd_jax.generation.plan import make_plan
-from lpd_jax.generation.program import generate, image_keys
+from lpd_jax.generation.program import generate
 from lpd_jax.generation.sampling import SamplingRule
-from lpd_jax.sampler import Sampler
+from lpd_jax.sampler import Sampler, checks
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -51,13 +51,13 @@ def export_sampler(
     """The program that `Sampler.sample` runs, for any batch, with its parameters beside it.
 
     Compiled in: the networks, the group sizes, the order and its thresholds, top-k, and whether
-    there are guidance and top-p at all. Label, index and seed decide an image as in the sampler.
+    there is guidance at all. Label, index and seed decide an image as in the sampler.
 
     Args:
         sampler: networks and parameters, in floats or int8, on any mesh; the program is for one
             device.
         group_sizes: S ints, sum N.
-        order: one of `lpd_jax.generation.orders`.
+        order: one of `lpd_jax.generation.orders`, or the name of one.
         rule: guidance and sampling; its numbers become the defaults of the call.
         segments: compiled loop bodies that the steps are divided among.
         platforms: that the program runs on.
@@ -67,17 +67,14 @@ def export_sampler(
             drawn, several processes hold the parameters, or flatbuffers is not installed.
     """
     config = sampler.decoder.config
-    groups.check_group_sizes(tuple(group_sizes), config.num_tokens)
-    if not hasattr(order, "draw"):
+    group_sizes = checks.group_sizes(group_sizes, config.num_tokens)
+    if not isinstance(order, str) and not hasattr(order, "draw"):
         raise InputError(
             "an exported sampler draws its orders itself and has no place for a file of them; "
             "set sample.order instead of sample.order_file."
         )
-    if rule.guidance is not None and not sampler.guidable:
-        raise InputError(
-            "guidance needs a model trained with label dropout; set guidance to 1 to export this "
-            "one."
-        )
+    order = checks.order(order, 1, config.num_tokens)
+    rule = checks.rule(rule, sampler.guidable)
     if jax.process_count() > 1:
         raise InputError("export runs in one process; start it on one host.")
     tree = _as_used(sampler)

@@ -1,13 +1,14 @@
 """Trained networks: from a model directory to a module and its parameters on the devices."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lpd_jax import checkpoint, parallel, storage
+from lpd_jax import parallel, storage
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 
@@ -24,6 +25,16 @@ def init_decoder(network: Decoder, key: jax.Array) -> Any:
     return network.init(key, tokens, tokens[:, 0], tokens, tokens)["params"]
 
 
+def decoder_of(fields: Mapping[str, Any], **more: Any) -> Decoder:
+    """The network of the fields of a `DecoderConfig`: those in a `model.json`, or a config's.
+
+    Args:
+        fields: some or all of them.
+        more: the others, such as the grid, vocab_size and num_classes that the codes decide.
+    """
+    return Decoder(DecoderConfig(**fields, **more))
+
+
 def load_tokenizer(
     path: storage.Where, mesh: jax.sharding.Mesh
 ) -> tuple[Tokenizer, Any, dict[str, Any]]:
@@ -32,6 +43,8 @@ def load_tokenizer(
     Raises:
         InputError: absent, damaged, or not a tokenizer.
     """
+    from lpd_jax import checkpoint  # brings Orbax, half of what `import lpd_jax` would take
+
     about = checkpoint.read_model_json(path, "tokenizer")
     network = Tokenizer(TokenizerConfig(**about["config"]))
     abstract = jax.eval_shape(lambda: init_tokenizer(network, jax.random.key(0)))
@@ -47,8 +60,10 @@ def load_decoder(
     Raises:
         InputError: absent, damaged, or not a decoder.
     """
+    from lpd_jax import checkpoint  # as above
+
     about = checkpoint.read_model_json(path, "decoder")
-    network = Decoder(DecoderConfig(**about["config"]))
+    network = decoder_of(about["config"])
     abstract = jax.eval_shape(lambda: init_decoder(network, jax.random.key(0)))
     shardings = parallel.shardings_of(abstract, mesh, rules)
     return network, checkpoint.load_params(path, abstract, shardings), about

@@ -1,6 +1,7 @@
 """The exported sampler: equal to the sampler, for any batch, and callable without this package."""
 
 import dataclasses
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_it_runs_everywhere_and_holds_what_turns_codes_into_pixels_only(sampler)
         "quantizer",
     }
     assert {part for tree, part in parts if tree == "decoder"} == sampler.decoder_params.keys()
-    assert artifact.numbers == {"temperature": 1.0}
+    assert artifact.numbers == {"temperature": 1.0, "top_p": 1.0}
     assert set(program.platforms) == {"cpu", "cuda", "tpu"}
 
 
@@ -82,8 +83,9 @@ def test_it_runs_everywhere_and_holds_what_turns_codes_into_pixels_only(sampler)
         ({"order": np.zeros((2, 24), np.int32)}, "draws its orders itself"),
         ({"group_sizes": (1, 2)}, "sum to 3"),
         ({"guidable": False}, "label dropout"),
+        ({"order": "spiral"}, "order='spiral' must be one of"),
     ],
-    ids=["orders", "sizes", "guidance"],
+    ids=["orders", "sizes", "guidance", "name"],
 )
 def test_what_cannot_be_exported_is_refused(sampler, wrong, says):
     guidable = wrong.pop("guidable", True)
@@ -147,7 +149,7 @@ def test_the_script_draws_them_without_this_package(workdir, config, tmp_path, d
     done = run_without_the_package(
         directory,
         ["--labels", "4,0,1", "--seed", "7", "--out", str(tmp_path / "three.png")],
-        ["--labels", "2", "--set", "guidance=3", "--out", str(tmp_path / "one.png")],
+        ["--labels", "c", "--set", "guidance=3", "--out", str(tmp_path / "one.png")],
         ["--labels", "5"],
     )
     assert done.returncode == 2 and "labels are 0 to 4" in done.stderr, done.stderr
@@ -188,3 +190,32 @@ def test_an_export_is_made_once_and_nothing_is_overwritten(workdir, config, tmp_
     with pytest.raises(InputError, match="cannot be written"):
         export.run(config, workdir)
     assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_the_script_says_in_one_sentence_what_is_wrong(workdir, config, monkeypatch, capsys):
+    directory = export.run(config, workdir)
+    files = [str(directory / name) for name in ("sampler.jaxexport", "params.safetensors")]
+    script, note = str(directory / "run_export.py"), str(directory / "README.txt")
+    one = ["--labels", "1"]
+    for arguments, says in {
+        (*files, "--labels", "5"): "label 5 is out of range; labels are 0 to 4",
+        (*files, "--labels", "z"): "no class is named 'z'",
+        (*files, "--labels", "-1"): "no class is named '-1'",
+        (*files, *one, "--set", "temperature=nan"): "--set temperature=nan is none of",
+        (*files, *one, "--set", "guidance=inf"): "with a finite number",
+        (*files, *one, "--set", "top_p=0"): "keeps no code",
+        (*files, *one, "--set", "speed"): "--set speed is none of temperature, guidance, top_p",
+        (*files, *one, "--seed", str(2**32)): "--seed 4294967296 must be",
+        (*files, *one, "--seed", "x"): "invalid int value",
+        (*files, *one, "--out", "absent/grid.png"): "there is no directory absent",
+        (*files, *one, "--out", "grid.xyz"): "no suffix of an image",
+        ("absent", files[1], *one): "absent cannot be read as an exported sampler",
+        (note, files[1], *one): "README.txt cannot be read as an exported sampler",
+        (files[0], "absent", *one): "absent cannot be read as the parameters",
+        (files[0], note, *one): "README.txt cannot be read as the parameters",
+    }.items():
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(script, run_name="__main__")
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and says in error and error.count("\n") == 1, error

@@ -1,26 +1,30 @@
 """Image i is image i: alone, in any batch, on any mesh; and clear refusals."""
 
 import dataclasses
+import json
+import weakref
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lpd_jax import parallel
+from lpd_jax import checkpoint, parallel
 from lpd_jax.errors import InputError
 from lpd_jax.generation import program
 from lpd_jax.generation.editing import rectangle
 from lpd_jax.generation.groups import group_sizes
 from lpd_jax.generation.orders import LocalityAware, Random
-from lpd_jax.generation.program import edit, preview, tokenizer_parts
-from lpd_jax.generation.sampling import sampling_rule
+from lpd_jax.generation.program import edit, in_parts, preview, tokenizer_parts
+from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.models.tokenizer import to_uint8
-from lpd_jax.sampler import Sampler, generate
+from lpd_jax.sampler import Defaults, Sampler, checks, defaults, generate, loading
 from lpd_jax.trained import init_decoder
 
 SIZES = (1, 2, 3, 5, 6, 7)
 LABELS = [0, 1, 2, 3, 4, 0, 1]
 LOCAL = LocalityAware()
+NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,8 @@ def test_an_image_does_not_depend_on_the_mesh(sampler, axes):
 
 @pytest.mark.parametrize("axes", [(1, 1, 1), (2, 1, 4)], ids=str)
 def test_decoding_in_parts_changes_nothing(sampler, axes, monkeypatch):
-    labels, mesh = np.arange(12) % 5, parallel.MeshConfig(*axes)
+    # Seven images each on two devices, or 14 on one, divide into no parts of three: padded.
+    labels, mesh = np.arange(14) % 5, parallel.MeshConfig(*axes)
     if axes != (1, 1, 1):
         sampler = on_mesh(sampler, mesh)
     before, whole = generate._cache_size(), draw(sampler, labels)
@@ -102,7 +107,9 @@ def test_decoding_in_parts_changes_nothing(sampler, axes, monkeypatch):
         (64, 8, 256, 1),
         (64, 4, 512, 8),
         (10, 1, 256, 2),
-        (11, 1, 256, 11),
+        (11, 1, 256, 2),
+        (61, 1, 256, 8),
+        (488, 8, 256, 8),
         (2, 1, 2048, 2),
         (1, 1, 2048, 1),
         (500, 1, 32, 1),
@@ -112,13 +119,39 @@ def test_a_device_decodes_few_pixels_at_once(batch, ways, side, parts):
     assert tokenizer_parts(batch, ways, (side, side)) == parts
 
 
+def test_a_prime_batch_is_padded():
+    sizes = []
+
+    def run(x):
+        sizes.append(len(x))
+        return 2 * x
+
+    rows = jnp.arange(61.0)[:, None]
+    with jax.disable_jit():
+        doubled = in_parts(run, tokenizer_parts(61, 1, (256, 256)), rows)
+    assert sizes == [8] * 8
+    np.testing.assert_array_equal(doubled, 2 * rows)
+
+
 def test_another_seed_is_another_image(sampler):
     assert (draw(sampler).codes != draw(sampler, seed=1).codes).any()
 
 
 def test_given_orders_are_followed(sampler):
     orders = np.stack([np.random.default_rng(i).permutation(24) for i in range(7)])
-    np.testing.assert_array_equal(draw(sampler, order=orders).orders, orders)
+    whole = draw(sampler, order=orders)
+    np.testing.assert_array_equal(whole.orders, orders)
+    for given in (jnp.asarray(orders), orders.tolist()):
+        same = draw(sampler, order=given, batch_size=3)
+        np.testing.assert_array_equal(same.orders, orders)
+        np.testing.assert_array_equal(same.codes, whole.codes)
+    # Image i of the run gets order i, wherever the call begins.
+    for given in (orders, jnp.asarray(orders)):
+        last = draw(sampler, labels=LABELS[4:], order=given, first_index=4)
+        np.testing.assert_array_equal(last.orders, orders[4:])
+        np.testing.assert_array_equal(last.codes, whole.codes[4:])
+        with pytest.raises(InputError, match=r"7 orders .* 3 images up to image 7"):
+            draw(sampler, labels=LABELS[4:], order=given, first_index=5)
 
 
 def test_nothing_is_compiled_again_for_other_numbers(sampler):
@@ -131,13 +164,116 @@ def test_nothing_is_compiled_again_for_other_numbers(sampler):
         order=LocalityAware(0.5, 3.0),
         rule=sampling_rule(guidance=7.0, temperature=0.3),
     )
+    for guidance, top_p in ((1, 1), (2, 0.9), (1.0, 1.0)):
+        draw(sampler, rule=sampling_rule(guidance=guidance, top_p=top_p))
+        draw(sampler, order="locality", rule=SamplingRule(1.0, guidance, top_p))
     assert generate._cache_size() == before
     draw(sampler, order=Random())
     assert generate._cache_size() == before + 1
 
 
-def test_steps_are_all_a_notebook_needs_to_say(sampler):
-    assert sampler([1, 2], steps=6, guidance=1.5, seed=3).shape == (2, 16, 24, 3)
+def test_guidance_one_is_no_guidance(sampler):
+    """To rounding: here no draw is so close that a code changes."""
+    guided, plain = (draw(sampler, rule=sampling_rule(guidance=g)) for g in (1.0, None))
+    np.testing.assert_array_equal(guided.codes, plain.codes)
+
+
+@pytest.mark.parametrize(
+    ("axes", "batch_size"),
+    [((8, 1, 1), 1), ((8, 1, 1), 3), ((8, 1, 1), 8), ((2, 1, 4), 8)],
+    ids=str,
+)
+def test_a_stream_of_batches_is_the_sample(sampler, axes, batch_size):
+    sampler = on_mesh(sampler, parallel.MeshConfig(*axes))
+    rule, labels = sampling_rule(guidance=2.0), LABELS + LABELS[::-1][:4]
+    with jax.default_matmul_precision("highest"):
+        whole = sampler.sample(labels, SIZES, LOCAL, rule, batch_size=batch_size)
+        batches = list(sampler.batches(labels, SIZES, LOCAL, rule, batch_size=batch_size))
+    size = -(-batch_size // axes[0]) * axes[0]
+    assert [len(batch.rows) for batch in batches] == [
+        min(size, 11 - start) for start in range(0, 11, size)
+    ]
+    # One process holds everything, each row once although four devices have a copy of it.
+    np.testing.assert_array_equal(np.concatenate([batch.rows for batch in batches]), np.arange(11))
+    for name in ("images", "codes", "orders"):
+        joined = np.concatenate([getattr(batch, name) for batch in batches])
+        assert joined.tobytes() == getattr(whole, name).tobytes()
+
+
+def test_a_stream_keeps_no_batch(sampler):
+    rule, seen, alive = sampling_rule(guidance=2.0), [], []
+    with jax.default_matmul_precision("highest"):
+        for batch in sampler.batches(LABELS, SIZES, LOCAL, rule, batch_size=1):
+            # Between batches the mesh of the caller is in force, not the sampler's.
+            assert jax.sharding.get_abstract_mesh().empty
+            assert all(earlier() is None for earlier in seen)
+            seen.append(weakref.ref(batch.images))
+            alive.append(sum(x.nbytes for x in jax.live_arrays()))
+            del batch
+    assert len(seen) == 7 and len(set(alive)) == 1
+
+
+def test_a_stream_says_at_once_what_is_wrong(sampler):
+    with pytest.raises(InputError, match="batch_size=0"):
+        sampler.batches([1], batch_size=0)
+
+
+def test_a_model_knows_how_it_is_sampled(sampler, tmp_path):
+    sampling = {"group_sizes": SIZES, "guidance": 2.0, "repulsion": 2.0, "temperature": 0.9}
+    for kind, about in {
+        "decoder": {"tokenizer": "t", "class_names": list("abcde"), "label_drop": 0.1},
+        "tokenizer": {"fingerprint": "t"},
+    }.items():
+        config = dataclasses.asdict(getattr(sampler, kind).config)
+        about |= {"kind": kind, "config": config, "sampling": sampling}
+        checkpoint.save_model(tmp_path / kind / "model", about, getattr(sampler, f"{kind}_params"))
+    loaded = Sampler.load(tmp_path)
+    assert loaded.defaults == Defaults(**sampling)
+    text = repr(loaded)
+    assert len(text) < 500 and "5 classes: a, b" in text and "4x6 codes of 32" in text
+
+    knowing = dataclasses.replace(sampler, defaults=loaded.defaults)
+    rule = sampling_rule(guidance=2.0, temperature=0.9)
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_array_equal(knowing(LABELS), draw(sampler, rule=rule).images)
+        colder = draw(sampler, rule=rule.replace(temperature=jnp.float32(0.1))).images
+        np.testing.assert_array_equal(knowing(LABELS, temperature=0.1), colder)
+    assert knowing.schedule(draw(sampler)).group_sizes == SIZES
+
+    about = checkpoint.read_model_json(tmp_path / "decoder/model", "decoder")
+    for wrong, says in {
+        (("steps", 25),): "25 steps",
+        (("speed", 2),): "hold speed; they may hold group_schedule",
+        (("temperature", NAN),): "temperature=nan",
+        (("order", "spiral"),): "order='spiral' must be one of",
+    }.items():
+        with pytest.raises(InputError, match=says):
+            defaults.read(dict(wrong), 24, True)
+    file = tmp_path / "decoder/model/model.json"
+    file.write_text(json.dumps(about | {"sampling": {"x": 1}}))
+    with pytest.raises(InputError, match=r"model\.json: the sampling defaults hold x"):
+        loading.load(tmp_path, sampler.mesh, parallel.RULES, None, "")
+
+
+def test_a_model_that_says_nothing_is_sampled_as_in_the_paper():
+    paper = defaults.read(None, 256, True)
+    assert len(paper.sizes(256)) == 20 and len(paper.sizes(16)) == 16
+    assert (paper.order, paper.guidance, paper.temperature) == ("locality", 1.0, 1.0)
+    assert defaults.read({"guidance": 4.8}, 256, False).guidance is None
+
+
+def test_classes_have_names(sampler):
+    named = dataclasses.replace(sampler, class_names=("cat", "dog", "3", "crane", "crane"))
+    take = {"class_names": named.class_names, "num_classes": 5, "guidable": True}
+    assert checks.labels(["dog", 0, "3", 5, np.int64(3)], **take).tolist() == [1, 0, 2, 5, 3]
+    assert checks.labels(jnp.array([4, 1]), **take).tolist() == [4, 1]
+    for label, says in {
+        "dug": "no class is named 'dug'; did you mean 'dog'",
+        "zebra": "no class is named 'zebra'; the classes are cat, dog",
+        "crane": "classes 3 and 4 are all named 'crane'",
+    }.items():
+        with pytest.raises(InputError, match=says):
+            named([label])
 
 
 @pytest.mark.parametrize(
@@ -145,9 +281,43 @@ def test_steps_are_all_a_notebook_needs_to_say(sampler):
     [
         ({"labels": [0, 6]}, "label 6 is out of range"),
         ({"labels": [-1]}, "label -1 is out of range"),
-        ({"labels": []}, "labels are a list"),
+        ({"labels": []}, r"labels=\[\] must be a list"),
         ({"group_sizes": (1, 2, 3)}, "sum to 6"),
         ({"group_sizes": (24, 0)}, "size 0"),
+        ({"group_sizes": ("a",)}, "group size='a' must be a whole number"),
+        ({"group_sizes": 24}, "group_sizes=24 must be a list"),
+        ({"labels": 3}, r"labels=3 must be a list .* \[3\]"),
+        ({"labels": "a"}, "labels='a' must be a list"),
+        ({"labels": 3.5}, "labels=3.5 must be a list"),
+        ({"labels": [3.5]}, "label=3.5 must be a whole number"),
+        ({"labels": [True, False]}, "label=True must be a whole number"),
+        ({"labels": np.array([True])}, "label=True must be a whole number"),
+        ({"labels": None}, "labels=None must be a list"),
+        ({"labels": [[1, 2]]}, "must be a whole number"),
+        ({"labels": ["z"]}, "no class is named 'z'"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),
+        ({"batch_size": -5}, "batch_size=-5"),
+        ({"batch_size": 2.5}, "batch_size=2.5"),
+        ({"segments": 0}, "segments=0"),
+        ({"seed": 2**32}, "seed=4294967296"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**64}, "seed=18446744073709551616"),
+        ({"first_index": -1}, "first_index=-1"),
+        ({"rule": SamplingRule(temperature=NAN)}, "temperature=nan"),
+        ({"rule": SamplingRule(guidance=float("inf"))}, "guidance=inf"),
+        ({"rule": "greedy"}, "rule='greedy' must be"),
+        ({"order": "spiral"}, "order='spiral' must be one of locality"),
+        ({"order": LocalityAware(NAN, 1.0)}, "proximity=nan"),
+        ({"order": LocalityAware(1.0, float("inf"))}, "repulsion=inf"),
+        ({"order": 7}, "order=7 must be the name"),
+        ({"order": np.zeros((7, 24), int)}, "Order 0 visits cell 0 24 times"),
+        ({"order": jnp.arange(24)[None].repeat(7, 0) + 1}, "Order 0 visits cell 24"),
+        ({"order": -np.arange(24)[None].repeat(7, 0)}, "visits cell -1"),
+        ({"order": jnp.arange(24)}, r"orders of shape \[24\]"),
+        ({"order": jnp.arange(20)[None].repeat(7, 0)}, "7 orders of 20 tokens"),
+        ({"order": jnp.arange(24)[None].repeat(6, 0)}, "6 orders of 24 tokens"),
+        ({"order": np.arange(24.0)[None].repeat(7, 0)}, "whole numbers"),
+        ({"order": [[1, 2], [3]]}, "rows differ in length"),
     ],
     ids=str,
 )
@@ -157,11 +327,37 @@ def test_what_does_not_fit_is_refused(sampler, wrong, says):
         sampler.sample(**asked | wrong)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"steps": 2.5}, "steps=2.5 must be a whole number"),
+        ({"steps": 0}, "0 steps"),
+        ({"guidance": "x"}, "guidance='x' must be a number"),
+        ({"guidance": NAN}, "guidance=nan"),
+        ({"temperature": float("inf")}, "temperature=inf"),
+        ({"order": "halt"}, "must be one of .*halton"),
+    ],
+    ids=str,
+)
+def test_a_call_that_does_not_fit_is_refused(sampler, wrong, says):
+    for ask in (sampler, sampler.stream, lambda labels, **x: change(sampler, rule=None, **x)):
+        with pytest.raises(InputError, match=says):
+            ask([1], **wrong)
+
+
+def test_models_are_somewhere():
+    with pytest.raises(InputError, match="the models cannot be in None"):
+        Sampler.load(None)
+
+
 def test_guidance_needs_label_dropout(sampler):
     unguidable = dataclasses.replace(sampler, guidable=False)
     with pytest.raises(InputError, match="label dropout"):
         draw(unguidable)
-    assert draw(unguidable, rule=sampling_rule()).codes.shape == (7, 24)
+    plain, before = draw(sampler, rule=sampling_rule()), generate._cache_size()
+    for rule in (sampling_rule(), sampling_rule(guidance=1.0)):
+        np.testing.assert_array_equal(draw(unguidable, rule=rule).codes, plain.codes)
+    assert generate._cache_size() == before
     with pytest.raises(InputError, match="label dropout"):
         draw(unguidable, labels=[5], rule=sampling_rule())
 
@@ -303,8 +499,21 @@ def test_an_edit_is_not_compiled_again_for_another_mask_of_its_size(sampler):
     assert edit._cache_size() == before + 1
 
 
+def test_an_edit_takes_numbers_as_a_call_does(sampler):
+    numbers = {"guidance": 2.0, "temperature": 0.9}
+    with_rule = change(sampler, rule=sampling_rule(**numbers))
+    np.testing.assert_array_equal(change(sampler, rule=None, **numbers).codes, with_rule.codes)
+    with pytest.raises(InputError, match="or a rule"):
+        change(sampler, guidance=1.8)
+
+
 def test_an_edit_that_does_not_fit_is_refused(sampler):
     for says, wrong in {
+        "no class is named 'z'": {"labels": ["z"] * 7},
+        "NumPy array of uint8": {"images": IMAGES.tolist()},
+        "masks must all be of one shape": {"mask": [[True], [True, False]]},
+        "batch_size=0": {"batch_size": 0},
+        "seed=-1": {"seed": -1},
         "label 6 is out of range": {"labels": [6] * 7},
         "uint8": {"images": IMAGES / 255},
         "7, 16, 24, 3": {"images": IMAGES[:, :8]},

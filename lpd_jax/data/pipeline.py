@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from lpd_jax.errors import InputError
+from lpd_jax.pixels import to_unit as to_unit
 
 Record = dict[str, Any]
 RandomTransform = Callable[[Record, np.random.Generator], Record]
@@ -86,8 +87,3 @@ def choose_view(record: Record, rng: np.random.Generator) -> Record:
 def flip_or_not(record: Record, rng: np.random.Generator) -> Record:
     """Random transform: mirrors the image with probability one half. `image` [S, S, 3]."""
     return record | {"image": record["image"][:, ::-1]} if rng.random() < 0.5 else record
-
-
-def to_unit(image: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
-    """uint8 [..., 3] in [0, 255] -> float32 in [-1, 1], what the networks see."""
-    return image.astype("float32") / 127.5 - 1

@@ -55,21 +55,6 @@ def rectangle(size: tuple[int, int], box: Sequence[float]) -> np.ndarray:
     return mask
 
 
-def check_images(images: np.ndarray, count: int, size: tuple[int, int]) -> None:
-    """Refuses anything but uint8 [count, H, W, 3] of `size`.
-
-    Raises:
-        InputError: another type or shape.
-    """
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
-        raise InputError("the images to edit must be a NumPy array of uint8, 0 to 255.")
-    if images.shape != (count, *size, 3):
-        raise InputError(
-            f"images of shape {list(images.shape)} were given with {count} labels; this model "
-            f"needs {[count, *size, 3]}."
-        )
-
-
 def unknown_cells(
     mask: np.ndarray, count: int, grid: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
@@ -85,7 +70,10 @@ def unknown_cells(
     Raises:
         InputError: another shape, or values other than True and False (or 1 and 0).
     """
-    mask = np.asarray(mask)
+    try:
+        mask = np.asarray(mask)
+    except ValueError:
+        raise InputError("the masks must all be of one shape.") from None
     if mask.ndim not in (2, 3) or mask.shape[-2:] not in (size, grid):
         raise InputError(
             f"the mask has shape {mask.shape}; it must be [{size[0]}, {size[1]}] in pixels or "

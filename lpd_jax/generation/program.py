@@ -3,107 +3,26 @@
 Dims: B images, H×W pixels, h×w grid, N = h·w cells, M generated cells (N less the known ones).
 """
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
-from flax import struct
 
 from lpd_jax import parallel
 from lpd_jax.generation import editing
-from lpd_jax.generation.groups import step_of
+from lpd_jax.generation.addresses import draw_orders, image_keys
 from lpd_jax.generation.loop import generate_codes, to_raster
 from lpd_jax.generation.plan import Plan
+from lpd_jax.generation.results import Samples
 from lpd_jax.generation.sampling import SamplingRule
 from lpd_jax.models.decoder import Decoder
 from lpd_jax.models.tokenizer import Tokenizer, to_uint8
 
 _PIXELS_AT_ONCE = 8 * 256 * 256  # that one device encodes or decodes
-
-
-@struct.dataclass
-class Samples:
-    """Generated images and how they came about.
-
-    Attributes:
-        images: uint8 [B, H, W, 3].
-        codes: int32 [B, N], raster order.
-        orders: int32 [B, N], generation position -> raster index.
-    """
-
-    images: Any
-    codes: Any
-    orders: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Partial:
-    """Images on their way.
-
-    Attributes:
-        step: steps done; 0 is what was known from the start.
-        images: uint8 [B, H, W, 3].
-        known: bool [B, N], the cells that are there.
-    """
-
-    step: int
-    images: np.ndarray
-    known: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Edits:
-    """Edited images and how they came about.
-
-    Attributes:
-        images: uint8 [B, H, W, 3].
-        codes: int32 [B, N], raster order.
-        step_map: int32 [B, h, w], the step at which a cell was generated; -1 where it was kept.
-    """
-
-    images: np.ndarray
-    codes: np.ndarray
-    step_map: np.ndarray
-
-
-def join_edits(
-    parts: Sequence[tuple[np.ndarray, tuple[int, ...], Samples]], grid: tuple[int, int]
-) -> Edits:
-    """Edits of all images from those of some: rows int [P], group sizes and `Samples` of P rows."""
-    count, num_tokens = sum(len(rows) for rows, _, _ in parts), math.prod(grid)
-    images = np.empty((count, *parts[0][2].images.shape[1:]), np.uint8)
-    codes = np.empty((count, num_tokens), np.int32)
-    step_map = np.full((count, num_tokens), -1, np.int32)
-    for rows, sizes, part in parts:
-        images[rows], codes[rows] = part.images, part.codes
-        if sizes:
-            step_map[rows[:, None], part.orders] = step_of(sizes)
-    return Edits(images, codes, step_map.reshape(-1, *grid))
-
-
-def image_keys(key: jax.Array, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Typed keys [B] of the orders and of the tokens of images `indices` int32 [B]."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-    return jax.vmap(lambda k: tuple(jax.random.split(k)))(keys)
-
-
-@functools.partial(jax.jit, static_argnames=("grid", "group_sizes"))
-def draw_orders(
-    order: Any,
-    key: jax.Array,
-    indices: jax.Array,
-    grid: tuple[int, int],
-    group_sizes: tuple[int, ...],
-) -> jax.Array:
-    """The orders int32 [B, N] that images `indices` int32 [B] of a run get from `order`."""
-    order_keys, _ = image_keys(key, indices)
-    return jax.vmap(lambda k: order.draw(k, grid, group_sizes))(order_keys)
 
 
 def tokenizer_parts(batch: int, ways: int, image_size: tuple[int, int]) -> int:
@@ -112,21 +31,39 @@ def tokenizer_parts(batch: int, ways: int, image_size: tuple[int, int]) -> int:
     As many as leave every device at most eight images of 256 pixels at a time. The activations of a
     tokenizer are large: for 64 images at once they would be most of what a device holds.
     """
-    each = batch // ways
     fitting = max(1, _PIXELS_AT_ONCE // math.prod(image_size))
-    return next(
-        parts for parts in range(1, each + 1) if each % parts == 0 and each <= parts * fitting
-    )
+    return -(-(batch // ways) // fitting)
 
 
 def in_parts(run: Callable[..., jax.Array], parts: int, *arrays: jax.Array) -> jax.Array:
-    """`run(*arrays)`, for `parts` equal parts of the first axis one after the other."""
+    """`run(*arrays)`, for `parts` equal parts of the first axis one after the other.
+
+    Every part takes rows from every device's part of the batch, which is padded where it does not
+    divide; what `run` makes of the padding is dropped.
+    """
     if parts == 1:
         return run(*arrays)
-    # Every part takes rows from every device's part of the batch.
-    split = [rearrange(x, "(b parts) ... -> parts b ...", parts=parts) for x in arrays]
-    results = jax.lax.map(lambda part: run(*parallel.constrain_batch(part)), split)
-    return parallel.constrain_batch(rearrange(results, "parts b ... -> (b parts) ..."))
+    mesh = jax.sharding.get_abstract_mesh()
+    ways = 1 if mesh.empty else parallel.batch_ways(mesh)
+    each = len(arrays[0]) // ways
+    padding = -each % parts
+
+    def split(x: jax.Array) -> jax.Array:
+        if padding:
+            x = rearrange(x, "(ways each) ... -> ways each ...", ways=ways)
+            x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+            x = rearrange(x, "ways each ... -> (ways each) ...")
+        return rearrange(x, "(b parts) ... -> parts b ...", parts=parts)
+
+    def one(part: tuple[jax.Array, ...]) -> jax.Array:
+        return run(*parallel.constrain_batch(part))
+
+    results = jax.lax.map(one, tuple(map(split, arrays)))
+    results = rearrange(results, "parts b ... -> (b parts) ...")
+    if padding:
+        results = rearrange(results, "(ways each) ... -> ways each ...", ways=ways)[:, :each]
+        results = rearrange(results, "ways each ... -> (ways each) ...")
+    return parallel.constrain_batch(results)
 
 
 @functools.partial(jax.jit, static_argnames=("decoder", "tokenizer", "plan", "parts"))
@@ -165,7 +102,7 @@ def generate(
     generated = generate_codes(decoder, params[0], labels, orders, token_keys, plan, rule)
     codes = parallel.constrain_batch(to_raster(generated, orders, decoder.config.num_tokens))
     images = in_parts(functools.partial(_pixels, tokenizer, params[1], grid), parts, codes)
-    return Samples(images, codes, orders)
+    return parallel.constrain_batch(Samples(images, codes, orders))
 
 
 @functools.partial(jax.jit, static_argnames=("decoder", "tokenizer", "plan", "parts"))

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from lpd_jax import parallel
+from lpd_jax import checks, parallel
 from lpd_jax.errors import InputError
+
+_MOST = 10**9  # of a number that the logits are multiplied or divided by: beyond lies infinity
 
 
 @struct.dataclass
@@ -16,13 +18,13 @@ class SamplingRule:
     """How tokens are drawn. Numbers are traced: changing one compiles nothing.
 
     Attributes:
-        temperature: divides the logits, > 0 (clamped at 1e-5 like the official code).
-        guidance: scale of classifier-free guidance, >= 0, or None for none; 1 changes nothing
-            but costs the unconditional branch.
-        top_p: nucleus mass in (0, 1], or None for no nucleus.
-        top_k: codes kept, ties included; 0 keeps all.
+        temperature: divides the logits, >= 0 (clamped at 1e-5 like the official code).
+        guidance: scale of classifier-free guidance, >= 0; 1 changes nothing but costs the
+            unconditional branch. None leaves that branch out, half the work: another program.
+        top_p: nucleus mass in (0, 1]; 1, or None in a program of its own, has no nucleus.
+        top_k: codes kept, ties included; 0 keeps all. Static.
         guidance_schedule: "linear" grows the scale from 1 (the first token is unguided) by
-            (guidance - 1) / N a token; "constant" does not.
+            (guidance - 1) / N a token; "constant" does not. Static.
     """
 
     temperature: jax.Array | float = 1.0
@@ -35,31 +37,33 @@ class SamplingRule:
 def sampling_rule(
     *,
     temperature: float = 1.0,
-    guidance: float = 1.0,
+    guidance: float | None = None,
     guidance_schedule: str = "linear",
     top_k: int = 0,
-    top_p: float = 1.0,
+    top_p: float | None = 1.0,
 ) -> SamplingRule:
-    """The rule for plain numbers; the neutral ones (guidance 1, top-p 1) switch the work off.
+    """The checked rule for plain numbers; all of one kind (guided or not) share a program.
+
+    Args:
+        temperature: 0 takes the best code.
+        guidance: a number computes the unconditional branch, also 1; None does not.
+        guidance_schedule, top_k, top_p: see `SamplingRule`.
 
     Raises:
-        InputError: a number is out of its range.
+        InputError: a number is none, not finite, or out of its range.
     """
-    if temperature < 0:
-        raise InputError(f"temperature={temperature} must be at least 0 (0 takes the best code).")
-    if guidance < 0:
-        raise InputError(f"guidance={guidance} must be at least 0 (1 switches it off).")
+    if guidance is not None:
+        guidance = jnp.float32(checks.number("guidance", guidance, 0, _MOST))
     if guidance_schedule not in ("linear", "constant"):
-        raise InputError(f"guidance schedule {guidance_schedule!r} must be 'linear' or 'constant'.")
-    if top_k < 0:
-        raise InputError(f"top_k={top_k} must be at least 0 (0 keeps every code).")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p={top_p} must be in (0, 1] (1 keeps every code).")
+        raise InputError(f"guidance_schedule={guidance_schedule!r} must be 'linear' or 'constant'.")
+    top_p = checks.number("top_p", 1.0 if top_p is None else top_p, 0, 1)
+    if top_p == 0:
+        raise InputError("top_p=0 keeps no code; give a number above 0 (1 keeps every code).")
     return SamplingRule(
-        temperature=jnp.float32(temperature),
-        guidance=None if guidance == 1 else jnp.float32(guidance),
-        top_p=None if top_p == 1 else jnp.float32(top_p),
-        top_k=int(top_k),
+        temperature=jnp.float32(checks.number("temperature", temperature, 0, _MOST)),
+        guidance=guidance,
+        top_p=jnp.float32(top_p),
+        top_k=checks.whole("top_k", top_k, 0),
         guidance_schedule=guidance_schedule,
     )
 
@@ -80,21 +84,32 @@ def filter_logits(logits: jax.Array, top_k: int = 0, top_p: jax.Array | None = N
     """Logits [..., V] with the codes outside top-k, then outside the nucleus, at -inf.
 
     Top-k keeps all codes that tie with the k-th. The nucleus is the smallest set of best codes
-    whose mass exceeds `top_p`; equal logits are taken in the order of their codes.
+    whose mass exceeds `top_p`; equal logits are taken in the order of their codes. At top-p 1,
+    which keeps all, nothing is sorted.
     """
     if top_k > 0:
         kth = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
         logits = jnp.where(logits < kth, -jnp.inf, logits)
-    if top_p is not None:
-        best_first = jnp.argsort(logits, axis=-1, descending=True, stable=True)
-        mass = jax.nn.softmax(jnp.take_along_axis(logits, best_first, axis=-1), axis=-1)
-        mass_before = jnp.cumsum(mass, axis=-1)[..., :-1]
-        kept = jnp.pad(
-            mass_before <= top_p, [(0, 0)] * (logits.ndim - 1) + [(1, 0)], constant_values=True
-        )
-        kept = jnp.put_along_axis(jnp.zeros_like(kept), best_first, kept, axis=-1, inplace=False)
-        logits = jnp.where(kept, logits, -jnp.inf)
-    return logits
+    if top_p is None:
+        return logits
+    return jax.lax.cond(top_p < 1, _nucleus, lambda logits, _: logits, logits, top_p)
+
+
+def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Logits [..., V] with the codes outside the nucleus at -inf."""
+    codes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    worst_last, order = jax.lax.sort((-logits, codes), num_keys=1, is_stable=True)
+    best_first = -worst_last
+    mass_before = jnp.cumsum(jax.nn.softmax(best_first, axis=-1), axis=-1)[..., :-1]
+    kept = jnp.pad(
+        mass_before <= top_p, [(0, 0)] * (logits.ndim - 1) + [(1, 0)], constant_values=True
+    )
+    # The kept codes are the first ones, so the last of them bounds them all: no scatter, which
+    # would make devices that share a batch wait for each other in every step.
+    least = jnp.min(jnp.where(kept, best_first, jnp.inf), axis=-1, keepdims=True)
+    last = jnp.max(jnp.where(kept & (best_first == least), order, -1), axis=-1, keepdims=True)
+    inside = (logits > least) | ((logits == least) & (codes <= last))
+    return jnp.where(inside, logits, -jnp.inf)
 
 
 def sample(
@@ -118,8 +133,8 @@ def _sample(logits, keys, positions, rule):
     logits = logits / jnp.maximum(rule.temperature, 1e-5)
     logits = filter_logits(logits, rule.top_k, rule.top_p)
 
-    def noise(key, position):
-        return jax.random.gumbel(jax.random.fold_in(key, position), logits.shape[-1:])
+    def draw(key: jax.Array, position: jax.Array, logits: jax.Array) -> jax.Array:
+        return jax.random.categorical(jax.random.fold_in(key, position), logits)
 
-    noise = jax.vmap(jax.vmap(noise, (None, 0)), (0, None))(keys, positions)
-    return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
+    drawn = jax.vmap(jax.vmap(draw, (None, 0, 0)), (0, None, 0))(keys, positions, logits)
+    return drawn.astype(jnp.int32)

@@ -62,8 +62,7 @@ class Schedule:
                 f"[images, {cells}], or fewer positions when cells are known."
             )
         check_group_sizes(self.group_sizes, orders.shape[1])
-        for image, order in enumerate(orders):
-            _check_order(order, cells, image)
+        check_orders(orders, cells)
         return self
 
 
@@ -94,9 +93,23 @@ def read_orders(path: storage.Where) -> np.ndarray:
             f"{path} holds {orders.dtype} values of shape {orders.shape}; it must be a list of "
             "equally long lists of raster indices."
         )
-    for image, order in enumerate(orders):
-        _check_order(order, orders.shape[1], image)
+    check_orders(orders, orders.shape[1])
     return orders.astype(np.int32)
+
+
+def check_orders(orders: np.ndarray, cells: int, first: int = 0) -> None:
+    """Refuses orders int[B, M] of which one leaves the grid of `cells` or visits a cell twice.
+
+    Args:
+      orders: int[B, M].
+      cells: N.
+      first: number of the first order, for the message.
+
+    Raises:
+      InputError: names the order and the first bad cell.
+    """
+    for i, order in enumerate(orders):
+        _check_order(order, cells, first + i)
 
 
 def _check_order(order: np.ndarray, cells: int, image: int) -> None:

@@ -69,14 +69,6 @@ def test_a_mask_that_does_not_fit_is_refused(mask, says):
         editing.unknown_cells(mask, 3, GRID, SIZE)
 
 
-def test_images_that_do_not_fit_are_refused():
-    editing.check_images(np.zeros((2, 16, 24, 3), np.uint8), 2, SIZE)
-    with pytest.raises(InputError, match="uint8"):
-        editing.check_images(np.zeros((2, 16, 24, 3)), 2, SIZE)
-    with pytest.raises(InputError, match=r"needs \[2, 16, 24, 3\]"):
-        editing.check_images(np.zeros((3, 16, 24, 3), np.uint8), 2, SIZE)
-
-
 def test_a_part_gets_its_share_of_the_steps():
     assert editing.group_sizes(24, 24, 6, "uniform") == (4,) * 6
     for count in range(1, 25):

@@ -27,9 +27,33 @@ def test_guidance_extrapolates_from_the_unguided_branch():
     np.testing.assert_allclose(guided[0, :, 0], [1.0, 1.5, 0.5])
 
 
-def test_neutral_numbers_switch_the_work_off():
-    rule = sampling_rule()
-    assert rule.guidance is None and rule.top_p is None and rule.top_k == 0
+def test_numbers_of_a_rule_are_of_one_kind():
+    """Whatever is asked for, the programs see the same tree, so that none is compiled anew."""
+    rules = [sampling_rule(guidance=g, top_p=p) for g, p in ((1, 1), (2.5, 0.9), (1.0, None))]
+    assert len({str(jax.tree.map(jax.typeof, rule)) for rule in rules}) == 1
+    assert sampling_rule(guidance=None).guidance is None
+
+
+def test_top_p_one_keeps_every_code_and_sorts_nothing():
+    logits = 30 * jax.random.normal(jax.random.key(0), (2, 3, 50))
+    run = jax.jit(filter_logits, static_argnums=1)
+    np.testing.assert_array_equal(run(logits, 0, jnp.float32(1.0)), logits)
+    assert np.isinf(run(logits, 0, jnp.float32(0.9))).any() and run._cache_size() == 1
+
+
+def test_the_nucleus_takes_equal_logits_in_the_order_of_their_codes():
+    logits = jnp.array([[0.0, 0.0, 5.0, -0.0, 0.0], [1.0, 1.0, 1.0, 1.0, -jnp.inf]])
+    kept = np.isfinite(filter_logits(logits, top_p=jnp.float32(0.985)))
+    assert kept.tolist() == [[True, True, True, False, False], [True, True, True, True, False]]
+
+
+def test_a_draw_is_the_best_of_logits_and_gumbel_noise():
+    logits = jax.random.normal(jax.random.key(1), (2, 5, 50))
+    keys = jax.random.split(jax.random.key(0), 2)
+    drawn = sample(logits, keys, jnp.arange(5), sampling_rule())
+    for b, q in np.ndindex(2, 5):
+        noise = jax.random.gumbel(jax.random.fold_in(keys[b], q), (50,))
+        assert drawn[b, q] == np.argmax(logits[b, q] + noise)
 
 
 def test_nucleus_keeps_the_code_that_crosses_the_line():
@@ -80,6 +104,15 @@ def test_temperature_zero_takes_the_best():
         {"temperature": -0.1},
         {"guidance": -1.0},
         {"guidance_schedule": "cosine"},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": 1e39},
+        {"guidance": float("nan")},
+        {"guidance": float("inf")},
+        {"guidance": "x"},
+        {"guidance": True},
+        {"top_p": float("nan")},
+        {"top_k": 2.5},
     ],
     ids=str,
 )
