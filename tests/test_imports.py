@@ -23,7 +23,7 @@ SERVICES = {
     "viz",
 }
 ALLOWED = {
-    "models": {"errors", "models"},
+    "models": {"checks", "errors", "models"},
     "viz": {"errors", "storage", "viz"},
     "data": {"errors", "data", *SERVICES},
     "weights": {"errors", "models", "weights", *SERVICES},
@@ -65,7 +65,7 @@ def test_imports_point_downwards(file):
         if allowed is not None:
             assert room(target) in allowed, f"{file} imports lpd_jax.{name}"
         if here[0] == "tasks" and here[1] not in ("pipeline.py", "ablate.py"):
-            shared = target[0] != "tasks" or target[1] in ("build", "workdir")
+            shared = target[0] != "tasks" or target[1] in ("build", "check", "results", "workdir")
             assert shared, f"{file} imports another task, lpd_jax.{name}"
 
 
@@ -86,9 +86,13 @@ def test_files_stay_readable():
                 assert length <= 80, f"{file}:{node.lineno} {node.name} has {length} lines"
 
 
-def test_training_and_sampling_load_neither_tensorflow_nor_pytorch():
+def test_no_task_loads_tensorflow_or_pytorch_and_a_check_not_even_tfds():
     code = (
-        "import sys, lpd_jax.tasks.pipeline\n"
-        "sys.exit(any(m.split('.')[0] in ('tensorflow', 'torch') for m in sys.modules))"
+        "import sys; from lpd_jax.configs import digits; from lpd_jax.tasks import check\n"
+        "check.config(digits.get_config(), 'pipeline')\n"
+        "early = 'tensorflow_datasets' in sys.modules\n"
+        "import lpd_jax.tasks.pipeline\n"
+        "found = [m for m in sys.modules if m.split('.')[0] in ('tensorflow', 'torch')]\n"
+        "sys.exit(early or bool(found))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

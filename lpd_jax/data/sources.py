@@ -217,11 +217,23 @@ def _decode(file: Path | io.BytesIO, size: int, name: str) -> np.ndarray:
         ) from error
 
 
+def folder_classes(path: str | Path) -> tuple[str, ...] | None:
+    """Names of the classes of a `Folder`, without listing its images; None if it is not there."""
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        return None
+    splits = (root / "train").is_dir() and _heldout_directory(root) is not None
+    return _class_names(root / "train" if splits else root)
+
+
+def _heldout_directory(root: Path) -> Path | None:
+    names = ("heldout", "val", "validation", "test")
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
 def _folder_files(root: Path, split: str) -> tuple[tuple[str, ...], list[list[Path]]]:
     """Class names and, for each, the sorted files of `split`."""
-    heldout = next(
-        (root / n for n in ("heldout", "val", "validation", "test") if (root / n).is_dir()), None
-    )
+    heldout = _heldout_directory(root)
     if heldout is None or not (root / "train").is_dir():
         names = _class_names(root)
         return names, [_carve(root, name, split) for name in names]

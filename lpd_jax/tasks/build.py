@@ -1,15 +1,16 @@
 """From config sections to the typed values that everything below this floor takes."""
 
 import dataclasses
+import difflib
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lpd_jax import parallel, storage
-from lpd_jax.data import sources
+from lpd_jax import checkpoint, checks, distributed, parallel, storage
 from lpd_jax.errors import InputError
 from lpd_jax.generation import groups, orders, schedule
 from lpd_jax.generation.sampling import SamplingRule, sampling_rule
@@ -21,6 +22,8 @@ from lpd_jax.training.optimizer import OptimizerConfig
 
 def images(config: ConfigDict, split: str):
     """The image source named by `config.source`."""
+    from lpd_jax.data import sources  # loads TFDS, which a check of the config can do without
+
     match config.source:
         case "digits":
             return sources.Digits(split, config.size)
@@ -31,8 +34,72 @@ def images(config: ConfigDict, split: str):
     raise InputError(f"data.source={config.source!r} must be 'digits', 'folder' or 'tfds'.")
 
 
+def class_names(config: ConfigDict) -> tuple[str, ...] | None:
+    """Names of the classes of `config.data`, where they are at hand and quickly listed."""
+    if config.data.source == "digits":
+        return tuple(map(str, range(10)))
+    if config.data.source != "folder" or not config.data.path:
+        return None
+    from lpd_jax.data import sources
+
+    return sources.folder_classes(config.data.path)
+
+
+def check_source(config: ConfigDict, spec: Any) -> None:
+    """Returns if the codes are still those of the images, or the images are not at hand.
+
+    Args:
+        config: its `data` section names the images.
+        spec: `CodesSpec` of the codes to train on.
+
+    Raises:
+        InputError: a class came or went since they were encoded.
+    """
+    names = distributed.decided(lambda: class_names(config))
+    if names is None or list(names) == list(spec.class_names):
+        return
+    came, went = (
+        sorted(set(a) - set(b)) for a, b in [(names, spec.class_names)[::k] for k in (1, -1)]
+    )
+    what = [
+        f"{len(found)} {how} ({', '.join(found[:3])})"
+        for found, how in ((came, "new"), (went, "gone"))
+        if found
+    ]
+    raise InputError(
+        f"the classes in {config.data.path or config.data.source} are not those that were encoded: "
+        f"{' and '.join(what) or 'another order'}; encode into a new --workdir, or put the classes "
+        "back."
+    )
+
+
+def labels(values: Sequence[int | str] | str, names: Sequence[str], num_classes: int) -> list[int]:
+    """Numbers of classes that are given as numbers or as names.
+
+    Raises:
+        InputError: there is no such class.
+    """
+    found = []
+    for value in [values] if isinstance(values, str) else values:
+        if isinstance(value, str) and value in names:
+            found.append(list(names).index(value))
+        elif isinstance(value, str) and not value.isdecimal():
+            near = difflib.get_close_matches(value, names, 1) or [*names[:3], "..."]
+            raise InputError(f"there is no class {value!r}; did you mean {', '.join(near)}?")
+        else:
+            found.append(checks.whole("label", int(value) if isinstance(value, str) else value))
+        if not 0 <= found[-1] <= num_classes:
+            raise InputError(
+                f"label {found[-1]} is out of range: labels are names of classes, or numbers from "
+                f"0 to {num_classes - 1} ({num_classes} generates without a class)."
+            )
+    return found
+
+
 def labelled_images(config: ConfigDict, split: str) -> tuple[np.ndarray, np.ndarray]:
     """All images uint8 [M, S, S, 3] and labels int [M] of a split of `images`."""
+    import grain
+
     source = images(config, split)
     batch = next(iter(grain.MapDataset.source(source).batch(len(source))))
     return batch["image"], batch["label"]
@@ -120,6 +187,59 @@ def sampling_defaults(config: ConfigDict) -> dict[str, Any]:
     names = ("steps", "group_sizes", "group_schedule", "order", "proximity", "repulsion")
     rule = (field.name for field in dataclasses.fields(SamplingRule))
     return {name: config.sample[name] for name in (*names, *rule)}
+
+
+def about(config: ConfigDict, workdir: storage.Where) -> dict[str, Any]:
+    """What `model.json` says of the decoder to sample from, with `identity`; loads no parameters.
+
+    `identity` is 16 hex digits that change when the decoder or its tokenizer is trained again.
+    As process 0 sees it; all processes call it.
+
+    Raises:
+        InputError: there is none, or no tokenizer beside it, or they do not belong together.
+    """
+    place = storage.path(config.checkpoint or workdir)
+
+    def read() -> dict[str, Any]:
+        decoder = checkpoint.read_model_json(place / "decoder/model", "decoder")
+        tokenizer = checkpoint.read_model_json(place / "tokenizer/model", "tokenizer")
+        if decoder["tokenizer"] != tokenizer["fingerprint"]:
+            raise InputError(
+                f"the decoder in {place} was trained on codes of another tokenizer; train it again "
+                "or put back the tokenizer that it belongs to."
+            )
+        identity = decoder.get("fingerprint") or _identity(place / "decoder/model")
+        both = f"{identity} {tokenizer['fingerprint']}".encode()
+        stride = TokenizerConfig(**tokenizer["config"]).stride
+        return decoder | {
+            "identity": hashlib.sha256(both).hexdigest()[:16],
+            "image_size": [side * stride for side in decoder["config"]["grid"]],
+        }
+
+    return distributed.decided(read)
+
+
+def _identity(model: storage.Path) -> str:
+    """Of a model that was written before models had fingerprints.
+
+    Orbax draws the names of the files that it writes, so they tell one writing from another, also
+    after a copy.
+    """
+    names = sorted(str(f.relative_to(model)) for f in (model / "params").rglob("*") if f.is_file())
+    text = "\n".join([(model / "model.json").read_text(), *names])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def deciding(section: ConfigDict) -> dict[str, Any]:
+    """The fields of a sample section that decide an image of a given label, index and seed.
+
+    The others say which images, or how they are computed. Of a file of orders its content counts.
+    """
+    others = ("labels", "count", "batch_size", "segments")
+    fields = {name: value for name, value in section.to_dict().items() if name not in others}
+    if section.order_file:
+        fields["order_file"] = hashlib.sha256(order(section).tobytes()).hexdigest()[:16]
+    return fields
 
 
 def sampler(config: ConfigDict, workdir: storage.Where) -> Sampler:
