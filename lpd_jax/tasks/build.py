@@ -55,21 +55,19 @@ def check_source(config: ConfigDict, spec: Any) -> None:
     Raises:
         InputError: a class came or went since they were encoded.
     """
-    names = distributed.decided(lambda: class_names(config))
-    if names is None or list(names) == list(spec.class_names):
+    if config.data.source != "folder":
+        return  # the other sources do not change
+    now, then = distributed.decided(lambda: class_names(config)), spec.class_names
+    if now is None or list(now) == list(then):
         return
-    came, went = (
-        sorted(set(a) - set(b)) for a, b in [(names, spec.class_names)[::k] for k in (1, -1)]
+    new, gone = sorted({*now} - {*then}), sorted({*then} - {*now})
+    what = f"{len(new)} came ({', '.join(new[:3])})" if new else ""
+    what += " and " * bool(new and gone) + (
+        f"{len(gone)} went ({', '.join(gone[:3])})" * bool(gone)
     )
-    what = [
-        f"{len(found)} {how} ({', '.join(found[:3])})"
-        for found, how in ((came, "new"), (went, "gone"))
-        if found
-    ]
     raise InputError(
-        f"the classes in {config.data.path or config.data.source} are not those that were encoded: "
-        f"{' and '.join(what) or 'another order'}; encode into a new --workdir, or put the classes "
-        "back."
+        f"the classes in {config.data.path} are not those that were encoded: {what}; encode into "
+        "a new --workdir, or put them back as they were."
     )
 
 

@@ -100,8 +100,8 @@ def test_a_class_that_came_after_encoding_is_refused(tmp_path):
     for name in ("rose", "tulip"):
         (tmp_path / "flowers" / name).mkdir(parents=True)
     build.check_source(config, spec("rose", "tulip"))
-    with pytest.raises(InputError, match=r"1 new \(tulip\) and 1 gone \(lily\)"):
+    with pytest.raises(InputError, match=r"1 came \(tulip\) and 1 went \(lily\)"):
         build.check_source(config, spec("lily", "rose"))
     (tmp_path / "flowers/aster").mkdir()
-    with pytest.raises(InputError, match=r"1 new \(aster\); encode into a new --workdir"):
+    with pytest.raises(InputError, match=r"1 came \(aster\); encode into a new --workdir"):
         build.check_source(config, spec("rose", "tulip"))
