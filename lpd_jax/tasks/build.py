@@ -223,7 +223,10 @@ def _identity(model: storage.Path) -> str:
     Orbax draws the names of the files that it writes, so they tell one writing from another, also
     after a copy.
     """
-    names = sorted(str(f.relative_to(model)) for f in (model / "params").rglob("*") if f.is_file())
+    # Level by level: a bucket has no recursive listing.
+    levels = ("*", "*/*", "*/*/*")
+    found = (file for level in levels for file in (model / "params").glob(level))
+    names = sorted(str(file).removeprefix(str(model)) for file in found)
     text = "\n".join([(model / "model.json").read_text(), *names])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
