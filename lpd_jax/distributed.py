@@ -211,6 +211,26 @@ def from_first(value: Any) -> Any:
     return json.loads(np.asarray(told, np.uint8).tobytes())
 
 
+def decided(decide: Callable[[], Any]) -> Any:
+    """What `decide()` returns in process 0 (JSON data), in every process; all of them call it.
+
+    Raises:
+        InputError: in every process, that which `decide()` raised in process 0.
+    """
+    if jax.process_count() == 1:
+        return decide()
+    outcome, refusal = None, None
+    if jax.process_index() == 0:
+        try:
+            outcome = decide()
+        except InputError as error:
+            refusal = str(error)
+    outcome, refusal = from_first([outcome, refusal])
+    if refusal is not None:
+        raise InputError(refusal)
+    return outcome
+
+
 @contextlib.contextmanager
 def first_process_first(name: str) -> Iterator[None]:
     """Runs the block in process 0, then in the others, which find what it left."""

@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -106,6 +107,36 @@ def whole(where: Where) -> Iterator[pathlib.Path]:
         partial.replace(place)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_directory(where: Where, last: str) -> Iterator[pathlib.Path]:
+    """Writes a directory whole or not at all, where there is none or an empty one.
+
+    A bucket has no directories to rename: there the file `last` appears after all others, and
+    says that they are complete. What an exception in the block leaves is removed.
+
+    Yields:
+        A local directory to write files to.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    place = path(where)
+    if in_bucket(place):
+        with tempfile.TemporaryDirectory() as directory:
+            partial = pathlib.Path(directory)
+            yield partial
+            for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
+                put(file, place / file.name)
+        return
+    partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.replace(place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def put(file: pathlib.Path, where: Where) -> None:

@@ -24,7 +24,7 @@ SERVICES = {
     "pixels",
 }
 ALLOWED = {
-    "models": {"errors", "models"},
+    "models": {"checks", "errors", "models"},
     "viz": {"errors", "storage", "viz", "pixels"},
     "data": {"errors", "data", *SERVICES},
     "weights": {"errors", "models", "weights", *SERVICES},
@@ -69,7 +69,7 @@ def test_imports_point_downwards(file):
         if allowed is not None:
             assert room(target) in allowed, f"{file} imports lpd_jax.{name}"
         if here[0] == "tasks" and here[1] not in ("pipeline.py", "ablate.py"):
-            shared = target[0] != "tasks" or target[1] in ("build", "workdir")
+            shared = target[0] != "tasks" or target[1] in ("build", "check", "results", "workdir")
             assert shared, f"{file} imports another task, lpd_jax.{name}"
 
 
@@ -90,13 +90,16 @@ def test_files_stay_readable():
                 assert length <= 80, f"{file}:{node.lineno} {node.name} has {length} lines"
 
 
-def test_a_notebook_loads_little_and_nobody_tensorflow_or_pytorch():
+def test_a_notebook_and_a_check_load_little_and_nobody_tensorflow_or_pytorch():
     code = (
         "import sys, lpd_jax\n"
         "print({m.split('.')[0] for m in sys.modules} & {'grain', 'orbax', 'tensorflow_datasets',"
         " 'sklearn', 'scipy', 'matplotlib', 'PIL', 'ml_collections', 'tensorflow', 'torch'})\n"
+        "from lpd_jax.configs import digits; from lpd_jax.tasks import check\n"
+        "check.config(digits.get_config(), 'pipeline')\n"
+        "print({m.split('.')[0] for m in sys.modules} & {'tensorflow_datasets', 'tensorflow'})\n"
         "import lpd_jax.tasks.pipeline\n"
         "print({m.split('.')[0] for m in sys.modules} & {'tensorflow', 'torch'})\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
-    assert done.stdout.decode().split() == ["set()", "set()"]
+    assert done.stdout.decode().split() == ["set()"] * 3

@@ -272,14 +272,39 @@ def test_a_model_is_whole_once_its_description_is_there(bucket, one_device_mesh,
         checkpoint.read_model_json(bucket / "model", "decoder")
 
 
-def test_an_export_is_whole_once_its_settings_are_there(bucket):
-    final = bucket / "export"
-    with pytest.raises(KeyError), export._directory(final) as partial:
-        (partial / export.FILES[0]).write_bytes(b"program")
+def test_a_directory_is_written_whole_or_not_at_all(place, temporary):
+    final, bucket = place / "a", storage.in_bucket(place)
+    with pytest.raises(KeyError), storage.whole_directory(final, "b") as partial:
+        (partial / "b").write_text("half")
         raise KeyError
-    storage.write_text(final / export.FILES[0], "of an export cut short")
+    assert not final.exists() and names(temporary) == []
+    with storage.whole_directory(final, "b") as partial:
+        for name in "cab":
+            (partial / name).write_text(name)
+    assert names(final) == ["a", "b", "c"] and names(temporary) == []
+    if not bucket:
+        assert names(place) == ["a"]
+        with pytest.raises(OSError, match="not empty"), storage.whole_directory(final, "b"):
+            pass
+        assert names(place) == ["a"] and names(final) == ["a", "b", "c"]
+
+
+def test_an_export_is_whole_once_its_settings_are_there(bucket, monkeypatch):
+    final, put = bucket / "export", storage.put
+
+    def fail(file, where):
+        if file.name == export.SETTINGS:
+            raise OSError(28, "No space left on device")
+        put(file, where)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(storage, "put", fail)
+        with storage.whole_directory(final, export.SETTINGS) as partial:
+            for name in export.FILES:
+                (partial / name).write_text('{"a": 1}')
+    assert names(final) == sorted(set(export.FILES) - {export.SETTINGS})
     assert not export._is_there(final, {"a": 1})
-    with export._directory(final) as partial:
+    with storage.whole_directory(final, export.SETTINGS) as partial:
         for name in export.FILES:
             (partial / name).write_text('{"a": 1}')
     assert export._is_there(final, {"a": 1})
@@ -331,6 +356,9 @@ def test_training_goes_on_in_a_bucket_and_its_models_are_loaded(
         assert saved.latest == 2
     train.run(config, bucket)
     assert [row["step"] for row in metrics.read_rows(bucket / "decoder")] == [0, 1, 2, 3]
+    assert len(build.about(config, bucket)["identity"]) == len(
+        build._identity(bucket / "decoder/model")
+    )
     sampler = Sampler.load(str(bucket))
     assert (sampler.class_names, sampler.decoder.config.grid) == (SPEC.class_names, SPEC.grid)
 

@@ -163,6 +163,14 @@ def finalize(path: storage.Where, spec: CodesSpec) -> None:
     )
 
 
+def is_finished(path: storage.Where, spec: CodesSpec) -> bool:
+    """Whether `finalize` has come to its end: the dataset can be read and is that of `spec`."""
+    try:
+        return _to_json(read_spec(path)) == _to_json(spec)
+    except InputError:
+        return False
+
+
 def read_spec(path: storage.Where, expect_tokenizer: Mapping[str, Any] | None = None) -> CodesSpec:
     """What the finished dataset at `path` holds.
 

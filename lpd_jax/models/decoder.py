@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lpd_jax import checks
 from lpd_jax.errors import InputError
 from lpd_jax.models.attention import KERNELS, ImageMask, Keys, attend, attend_image
 from lpd_jax.models.linear import Linear, logical
@@ -75,6 +76,12 @@ class DecoderConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "grid", tuple(self.grid))
+        for name in ("vocab_size", "num_classes", "width", "depth", "heads", "unroll"):
+            checks.whole(f"decoder.{name}", getattr(self, name), 1)
+        for side in self.grid:
+            checks.whole("decoder.grid", side, 1)
+        if checks.number("decoder.dropout", self.dropout, 0) >= 1:
+            raise InputError(f"decoder.dropout={self.dropout} must be in [0, 1).")
         if self.width % self.heads:
             raise InputError(
                 f"decoder.width={self.width} is not a multiple of decoder.heads={self.heads}; "

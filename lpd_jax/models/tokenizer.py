@@ -11,8 +11,14 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
+from lpd_jax import checks
 from lpd_jax.errors import InputError
 from lpd_jax.models.quantizer import Quantized, VectorQuantizer
+
+_SIZES = (
+    *("ch", "num_res_blocks", "z_channels", "codebook_size", "codebook_dim"),
+    *("in_channels", "norm_groups"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +48,12 @@ class TokenizerConfig:
     def __post_init__(self):
         # A list, as JSON gives it, would make the config unhashable.
         object.__setattr__(self, "ch_mult", tuple(self.ch_mult))
+        if not self.ch_mult:
+            raise InputError("tokenizer.ch_mult is empty; give one multiple, or more, such as 1,2.")
+        for name in _SIZES:
+            checks.whole(f"tokenizer.{name}", getattr(self, name), 1)
+        for multiple in self.ch_mult:
+            checks.whole("tokenizer.ch_mult", multiple, 1)
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(f"Tokenizer dtype is {self.dtype!r}; use float32 or bfloat16.")
         odd = [c for c in self.widths if c % self.norm_groups]

@@ -5,11 +5,14 @@
         --config.ablation.only=3
 
 The second form measures one variant, for an array of jobs that share a workdir; whichever ends last
-writes the whole table. What is measured already, with the same settings, is not measured again.
+writes the whole table. What is measured already, with the same models and settings, is not measured
+again.
 """
 
+import contextlib
 import dataclasses
 import logging
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -19,13 +22,14 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from lpd_jax import checkpoint, storage
+from lpd_jax import checkpoint, distributed, storage
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation import summary
 from lpd_jax.evaluation.judge import Judge, fit_judge
+from lpd_jax.models.tokenizer import TokenizerConfig
 from lpd_jax.sampler import Sampler, draw_orders
-from lpd_jax.tasks import build, encode, train, train_tokenizer
-from lpd_jax.tasks.workdir import claim, digest, plain, read_json, write_json
+from lpd_jax.tasks import build, check, encode, train, train_tokenizer
+from lpd_jax.tasks.workdir import claim, digest, done, plain, read_json, write_json, writing
 from lpd_jax.trained import load_tokenizer
 from lpd_jax.viz import plots
 
@@ -66,31 +70,55 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     if "ablation" not in config:
         raise InputError("this config has no ablation; choose one of configs/ablations/.")
     section, workdir = config.ablation, storage.path(workdir)
-    variants = [
-        read_variant(config, workdir, index, seed)
-        for seed in section.seeds  # the outer loop, so that one that is stopped has whole seeds
-        for index in range(len(section.variants))
-    ]
-    _check_distinct(variants, section)
     if not -1 <= section.only < len(section.variants):
         raise InputError(
             f"ablation.only={section.only} must be a number from 0 to {len(section.variants) - 1}, "
             "or -1 for all."
         )
-    chosen = variants if section.only < 0 else variants[section.only :: len(section.variants)]
+    # All of them are read before anything is trained for the first.
+    _check(_read_variants(config, workdir), section)
     directory = workdir / "ablations" / section.name
-    missing = [variant for variant in chosen if not variant.file.is_file()]
+    _prepare(config, workdir)
+    model, num_tokens = _shared_model(config, workdir)
+    variants = _read_variants(config, workdir, model)
+    for variant in variants:
+        build.group_sizes(variant.config.sample, num_tokens)
+    chosen = variants if section.only < 0 else variants[section.only :: len(section.variants)]
+    missing = [variant for variant in chosen if not done(variant.file)]
     if missing:
-        _prepare(config, workdir)
-        claim(directory, {"name": section.name})
+        claim(directory, {"name": section.name}, config)
         _measure(config, workdir, missing)
     if jax.process_index() == 0:
         _summarise(directory, section, variants)
     return directory
 
 
-def read_variant(config: ConfigDict, workdir: storage.Path, index: int, seed: int) -> Variant:
-    """Variant `index` of `config.ablation` under a seed.
+def _read_variants(config: ConfigDict, workdir: storage.Path, model: str = "") -> list[Variant]:
+    return [
+        read_variant(config, workdir, index, seed, model)
+        for seed in config.ablation.seeds  # outermost, so that one that is stopped has whole seeds
+        for index in range(len(config.ablation.variants))
+    ]
+
+
+def _shared_model(config: ConfigDict, workdir: storage.Path) -> tuple[str, int]:
+    """Identity of what the variants share, and tokens of an image.
+
+    It is the decoder with its tokenizer, or the tokenizer alone of decoders that are to be trained.
+    """
+    if not config.ablation.retrain:
+        about = build.about(config, workdir)
+        return about["identity"], math.prod(about["config"]["grid"])
+    place = storage.path(config.checkpoint or workdir) / "tokenizer/model"
+    about = distributed.decided(lambda: checkpoint.read_model_json(place, "tokenizer"))
+    grid = build.grid(config, TokenizerConfig(**about["config"]).stride)
+    return about["fingerprint"], math.prod(grid)
+
+
+def read_variant(
+    config: ConfigDict, workdir: storage.Path, index: int, seed: int, model: str = ""
+) -> Variant:
+    """Variant `index` of `config.ablation` under a seed, with the models of this identity.
 
     Raises:
         InputError: its diff sets a field that the config does not have, or to another type, or one
@@ -114,7 +142,8 @@ def read_variant(config: ConfigDict, workdir: storage.Path, index: int, seed: in
                 f"variant {index} ({name}) sets {field}={value!r}, which the config has no such "
                 "field for; the base config lists its fields and their types."
             ) from error
-    settings = {"seed": seed, **{name: changed[name] for name in ("data", "checkpoint", "sample")}}
+    settings = {"seed": seed, "model": model, "data": changed.data}
+    settings["sample"] = build.deciding(changed.sample)
     if section.retrain:
         settings |= {"decoder": changed.decoder, "train": build.lasting(changed.train)}
     settings = plain(settings)
@@ -138,7 +167,8 @@ def read_field(config: ConfigDict, field: str) -> Any:
     return value
 
 
-def _check_distinct(variants: list[Variant], section: ConfigDict) -> None:
+def _check(variants: list[Variant], section: ConfigDict) -> None:
+    """Refuses a list in which two are the same to a reader, or one cannot be measured."""
     places = [(variant.name, variant.x, variant.config.seed) for variant in variants]
     if not places:
         raise InputError("ablation.variants and ablation.seeds must each hold at least one.")
@@ -148,6 +178,8 @@ def _check_distinct(variants: list[Variant], section: ConfigDict) -> None:
                 f"two variants are {name!r} at {section.x}={x} with seed {seed}; name one of them "
                 "otherwise."
             )
+    for variant in variants:
+        check.config(variant.config, "sample")
 
 
 def _prepare(config: ConfigDict, workdir: storage.Path) -> None:
@@ -155,7 +187,7 @@ def _prepare(config: ConfigDict, workdir: storage.Path) -> None:
     source = storage.path(config.checkpoint or workdir)
     needed = ["tokenizer/model/model.json"]
     needed.append("codes/spec.json" if config.ablation.retrain else "decoder/model/model.json")
-    absent = [name for name in needed if not (source / name).is_file()]
+    absent = distributed.decided(lambda: [n for n in needed if not (source / n).is_file()])
     if not absent:
         return
     if config.checkpoint or config.ablation.only >= 0:
@@ -182,7 +214,8 @@ def _measure(config: ConfigDict, workdir: storage.Path, missing: list[Variant]) 
         figures["seconds"] = round(time.perf_counter() - start, 2)
         if jax.process_index() == 0:
             about = {"name": variant.name, "x": variant.x, "seed": variant.config.seed}
-            write_json(variant.file, about | figures | {"settings": variant.settings})
+            with writing(variant.file.parent):
+                write_json(variant.file, about | figures | {"settings": variant.settings})
 
 
 def _with_models(
@@ -190,23 +223,29 @@ def _with_models(
 ) -> Iterator[tuple[Variant, Sampler]]:
     """Each variant with its models, which are trained first when they are the variant's own."""
     if not config.ablation.retrain:
-        sampler = build.sampler(config, workdir)
-        yield from ((variant, sampler) for variant in variants)
+        sampler, loaded = None, None
+        for variant in variants:
+            section = variant.config.sample
+            if loaded != (how := (section.dtype, section.quantize)):
+                sampler, loaded = build.sampler(variant.config, workdir), how
+            yield variant, sampler
         return
     for variant in variants:
         directory = _retrained(config, workdir, variant)
-        mesh, rules = build.mesh(config), build.rules(config)
-        yield variant, Sampler.load(directory, mesh, rules)
+        own = variant.config.copy_and_resolve_references()
+        own.checkpoint = ""
+        yield variant, build.sampler(own, directory)
 
 
 def _retrained(config: ConfigDict, workdir: storage.Path, variant: Variant) -> storage.Path:
     """Directory of a decoder trained with the variant's settings, on the shared codes."""
     source = storage.absolute(config.checkpoint or workdir)
-    shared = checkpoint.read_model_json(source / "tokenizer/model", "tokenizer")["fingerprint"]
     own = {name: variant.settings[name] for name in ("seed", "decoder", "train")}
-    directory = workdir / "ablations/models" / digest({"tokenizer": shared, **own})
+    directory = (
+        workdir / "ablations/models" / digest({"tokenizer": variant.settings["model"], **own})
+    )
     _share(config, source, directory)
-    if not (directory / "decoder/model/model.json").is_file():
+    if not done(directory / "decoder/model/model.json"):
         train.run(variant.config, directory, source / "codes")
     return directory
 
@@ -214,11 +253,14 @@ def _retrained(config: ConfigDict, workdir: storage.Path, variant: Variant) -> s
 def _share(config: ConfigDict, source: storage.Path, directory: storage.Path) -> None:
     """Puts the shared tokenizer beside a decoder: links, or where buckets have none, a copy."""
     if not (storage.in_bucket(source) or storage.in_bucket(directory)):
-        directory.mkdir(parents=True, exist_ok=True)
-        for part in ("tokenizer", "codes"):
-            if not (directory / part).is_symlink():
-                (directory / part).symlink_to(source / part)
-    elif not (directory / "tokenizer/model/model.json").is_file():
+        with distributed.first_process_first("share"):
+            if jax.process_index() == 0:
+                directory.mkdir(parents=True, exist_ok=True)
+                for part in ("tokenizer", "codes"):
+                    # Another job of an array may do the same at the same time.
+                    with contextlib.suppress(FileExistsError):
+                        (directory / part).symlink_to(source / part)
+    elif not done(directory / "tokenizer/model/model.json"):
         _, params, about = load_tokenizer(source / "tokenizer/model", build.mesh(config))
         checkpoint.save_model(directory / "tokenizer/model", about, params)
 

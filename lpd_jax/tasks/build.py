@@ -1,26 +1,29 @@
 """From config sections to the typed values that everything below this floor takes."""
 
 import dataclasses
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lpd_jax import parallel, storage
-from lpd_jax.data import sources
+from lpd_jax import checkpoint, distributed, parallel, storage
 from lpd_jax.errors import InputError
 from lpd_jax.generation import groups, orders, schedule
 from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 from lpd_jax.sampler import Sampler, Samples
+from lpd_jax.sampler.checks import labels as check_labels
 from lpd_jax.training.loop import LoopConfig
 from lpd_jax.training.optimizer import OptimizerConfig
 
 
 def images(config: ConfigDict, split: str):
     """The image source named by `config.source`."""
+    from lpd_jax.data import sources  # loads TFDS, which a check of the config can do without
+
     match config.source:
         case "digits":
             return sources.Digits(split, config.size)
@@ -31,8 +34,57 @@ def images(config: ConfigDict, split: str):
     raise InputError(f"data.source={config.source!r} must be 'digits', 'folder' or 'tfds'.")
 
 
+def class_names(config: ConfigDict) -> tuple[str, ...] | None:
+    """Names of the classes of `config.data`, where they are at hand and quickly listed."""
+    if config.data.source == "digits":
+        return tuple(map(str, range(10)))
+    if config.data.source != "folder" or not config.data.path:
+        return None
+    from lpd_jax.data import sources
+
+    return sources.folder_classes(config.data.path)
+
+
+def check_source(config: ConfigDict, spec: Any) -> None:
+    """Returns if the codes are still those of the images, or the images are not at hand.
+
+    Args:
+        config: its `data` section names the images.
+        spec: `CodesSpec` of the codes to train on.
+
+    Raises:
+        InputError: a class came or went since they were encoded.
+    """
+    if config.data.source != "folder":
+        return  # the other sources do not change
+    now, then = distributed.decided(lambda: class_names(config)), spec.class_names
+    if now is None or list(now) == list(then):
+        return
+    new, gone = sorted({*now} - {*then}), sorted({*then} - {*now})
+    what = f"{len(new)} came ({', '.join(new[:3])})" if new else ""
+    what += " and " * bool(new and gone) + (
+        f"{len(gone)} went ({', '.join(gone[:3])})" * bool(gone)
+    )
+    raise InputError(
+        f"the classes in {config.data.path} are not those that were encoded: {what}; encode into "
+        "a new --workdir, or put them back as they were."
+    )
+
+
+def labels(values: Sequence[int | str] | str, names: Sequence[str], num_classes: int) -> list[int]:
+    """Numbers of the classes that a section names or numbers; none when it names none.
+
+    Raises:
+        InputError: there is no such class.
+    """
+    values = [values] if isinstance(values, str) else list(values)
+    return check_labels(values, names, num_classes, True).tolist() if values else []
+
+
 def labelled_images(config: ConfigDict, split: str) -> tuple[np.ndarray, np.ndarray]:
     """All images uint8 [M, S, S, 3] and labels int [M] of a split of `images`."""
+    import grain
+
     source = images(config, split)
     batch = next(iter(grain.MapDataset.source(source).batch(len(source))))
     return batch["image"], batch["label"]
@@ -120,6 +172,62 @@ def sampling_defaults(config: ConfigDict) -> dict[str, Any]:
     names = ("steps", "group_sizes", "group_schedule", "order", "proximity", "repulsion")
     rule = (field.name for field in dataclasses.fields(SamplingRule))
     return {name: config.sample[name] for name in (*names, *rule)}
+
+
+def about(config: ConfigDict, workdir: storage.Where) -> dict[str, Any]:
+    """What `model.json` says of the decoder to sample from, with `identity`; loads no parameters.
+
+    `identity` is 16 hex digits that change when the decoder or its tokenizer is trained again.
+    As process 0 sees it; all processes call it.
+
+    Raises:
+        InputError: there is none, or no tokenizer beside it, or they do not belong together.
+    """
+    place = storage.path(config.checkpoint or workdir)
+
+    def read() -> dict[str, Any]:
+        decoder = checkpoint.read_model_json(place / "decoder/model", "decoder")
+        tokenizer = checkpoint.read_model_json(place / "tokenizer/model", "tokenizer")
+        if decoder["tokenizer"] != tokenizer["fingerprint"]:
+            raise InputError(
+                f"the decoder in {place} was trained on codes of another tokenizer; train it again "
+                "or put back the tokenizer that it belongs to."
+            )
+        identity = decoder.get("fingerprint") or _identity(place / "decoder/model")
+        both = f"{identity} {tokenizer['fingerprint']}".encode()
+        stride = TokenizerConfig(**tokenizer["config"]).stride
+        return decoder | {
+            "identity": hashlib.sha256(both).hexdigest()[:16],
+            "image_size": [side * stride for side in decoder["config"]["grid"]],
+        }
+
+    return distributed.decided(read)
+
+
+def _identity(model: storage.Path) -> str:
+    """Of a model that was written before models had fingerprints.
+
+    Orbax draws the names of the files that it writes, so they tell one writing from another, also
+    after a copy.
+    """
+    # Level by level: a bucket has no recursive listing.
+    levels = ("*", "*/*", "*/*/*")
+    found = (file for level in levels for file in (model / "params").glob(level))
+    names = sorted(str(file).removeprefix(str(model)) for file in found)
+    text = "\n".join([(model / "model.json").read_text(), *names])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def deciding(section: ConfigDict) -> dict[str, Any]:
+    """The fields of a sample section that decide an image of a given label, index and seed.
+
+    The others say which images, or how they are computed. Of a file of orders its content counts.
+    """
+    others = ("labels", "count", "batch_size", "segments")
+    fields = {name: value for name, value in section.to_dict().items() if name not in others}
+    if section.order_file:
+        fields["order_file"] = hashlib.sha256(order(section).tobytes()).hexdigest()[:16]
+    return fields
 
 
 def sampler(config: ConfigDict, workdir: storage.Where) -> Sampler:

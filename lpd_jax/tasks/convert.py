@@ -30,7 +30,7 @@ from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import DecoderConfig
 from lpd_jax.models.tokenizer import TokenizerConfig
 from lpd_jax.tasks import build
-from lpd_jax.tasks.workdir import claim, plain, timed
+from lpd_jax.tasks.workdir import SETTINGS, claim, done, plain, timed, writing
 from lpd_jax.trained import load_decoder, load_tokenizer
 
 _LOG = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> None:
     if section.decoder:
         with _official(section.decoder) as file:
             import_decoder(config, file, workdir)
-    source, mesh = storage.path(config.checkpoint or workdir), build.mesh(config)
+    source, mesh = storage.path(config.checkpoint or workdir), build.sample_mesh(config)
     if section.export_tokenizer:
         _, params, _ = load_tokenizer(source / "tokenizer/model", mesh)
         _export(section.export_tokenizer, weights.tokenizer_to_official(params))
@@ -90,7 +90,7 @@ def import_tokenizer(config: ConfigDict, path: pathlib.Path, workdir: storage.Pa
         _, params = weights.tokenizer_from_official(official, norm_groups=groups)
         return about | {"fingerprint": checkpoint.fingerprint(about, params)}, params
 
-    _import(path, workdir, about, convert)
+    _import(config, path, workdir, about, convert)
 
 
 def import_decoder(config: ConfigDict, path: pathlib.Path, workdir: storage.Path) -> None:
@@ -128,9 +128,10 @@ def import_decoder(config: ConfigDict, path: pathlib.Path, workdir: storage.Path
                 config.data.size,
             )
         _, params = weights.decoder_from_official(official, heads=stated.heads, grid=stated.grid)
-        return about, params
+        more = {"fingerprint": checkpoint.fingerprint(about, params)}
+        return about | more | {"sampling": plain(build.sampling_defaults(config))}, params
 
-    _import(path, workdir, about, convert)
+    _import(config, path, workdir, about, convert)
 
 
 @contextlib.contextmanager
@@ -177,6 +178,7 @@ def _settle(path: pathlib.Path, section: str, found: Any, stated: Any) -> Any:
 
 
 def _import(
+    config: ConfigDict,
     path: pathlib.Path,
     workdir: storage.Path,
     about: dict[str, Any],
@@ -187,9 +189,11 @@ def _import(
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     settings = {"converted": {"sha256": sha256}, **about}
-    if (directory / "settings.json").exists():
-        claim(directory, settings)
-    if (directory / "model/model.json").is_file():
+    kind = DecoderConfig if about["kind"] == "decoder" else TokenizerConfig
+    defaults = {"config": plain(kind())}  # of fields that came after a conversion
+    if done(directory / SETTINGS):
+        claim(directory, settings, defaults=defaults)
+    if done(directory / "model/model.json"):
         _LOG.info("convert: already in %s", directory)
         return
     with timed(workdir, "convert"):
@@ -201,10 +205,11 @@ def _import(
             # One by one, each in place of the last: Orbax would copy NumPy arrays, all at once.
             leaves[i] = jax.device_put(leaf).block_until_ready()
         # Claimed only now: a file that cannot be converted leaves nothing behind.
-        claim(directory, settings)
+        claim(directory, settings, config, defaults=defaults)
         # The least that works: the writer holds one whole array beyond the weights, not all.
         limit = 1 + max(leaf.nbytes for leaf in leaves)
-        checkpoint.save_model(directory / "model", about, tree.unflatten(leaves), limit)
+        with writing(directory):
+            checkpoint.save_model(directory / "model", about, tree.unflatten(leaves), limit)
     _LOG.info("convert: %s is now %s", path, directory / "model")
 
 

@@ -11,24 +11,27 @@ guidance and temperature are those of the `sample` section.
 
 import hashlib
 import logging
+import math
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from lpd_jax import storage
+from lpd_jax import checks, storage
 from lpd_jax.data.crop import center_crop
 from lpd_jax.data.image_files import read_image
 from lpd_jax.data.sources import EXTENSIONS
 from lpd_jax.errors import InputError
 from lpd_jax.generation import editing
 from lpd_jax.sampler import Edits, Sampler
-from lpd_jax.tasks import build
-from lpd_jax.tasks.workdir import claim, digest, timed
+from lpd_jax.tasks import build, results
+from lpd_jax.tasks.workdir import done, timed
 from lpd_jax.viz import images as pictures
 
 _LOG = logging.getLogger(__name__)
+
+LAST = "edits.png"  # the file that says that a directory is complete
 
 
 def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
@@ -39,34 +42,39 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     """
     workdir = storage.path(workdir)
     section = config.sample
-    if config.edit.count < 1:
-        raise InputError(f"edit.count={config.edit.count} must be at least 1.")
-    sampler = build.sampler(config, workdir)
+    checks.whole("edit.count", config.edit.count, 1)
+    about = build.about(config, workdir)
+    size, names = tuple(about["image_size"]), about["class_names"]
     if config.edit.images:
-        images, sizes = _read_images(config.edit, sampler.image_size)
+        images, sizes = _read_images(config.edit, size)
         own = None
     else:
-        (images, own), sizes = _heldout(config, sampler.image_size), set()
-    mask = _mask(config.edit, sampler.image_size, sizes)
-    labels = _labels(config.edit, own, len(images), len(sampler.class_names))
-    steps = len(build.group_sizes(section, sampler.decoder.config.num_tokens))
+        (images, own), sizes = _heldout(config, size), set()
+    mask = _mask(config.edit, size, sizes)
+    chosen = build.labels(config.edit.labels, names, about["config"]["num_classes"])
+    labels = _labels(chosen, own, len(images), len(names))
+    steps = len(build.group_sizes(section, math.prod(about["config"]["grid"])))
     settings = {
         "seed": config.seed,
-        "sample": section,
-        "edit": config.edit,
-        "checkpoint": config.checkpoint,
+        "model": about["identity"],
+        "sample": build.deciding(section),
+        "labels": chosen,
+        "keep_pixels": config.edit.keep_pixels,
         "content": hashlib.sha256(images.tobytes() + mask.tobytes()).hexdigest(),
     }
-    name = f"{section.order}-{steps}steps-cfg{section.guidance:g}-{digest(settings)}"
-    directory = workdir / "edits" / name
-    if (directory / "edits.png").is_file():
+    stem = storage.path(config.edit.images).stem if config.edit.images else "heldout"
+    shown = [[*names, "any"][label] for label in chosen] or ["own", "next"]
+    directory = workdir / "edits" / results.name(settings, steps, labels=shown, of=stem)
+    if done(directory / LAST):
         _LOG.info("edit: already in %s", directory)
         return directory
     with timed(workdir, "edit"):
+        sampler = build.sampler(config, workdir)
         edits = [_edit(config, sampler, images, mask, row, steps) for row in labels]
-        claim(directory, settings)
         if jax.process_index() == 0:
-            _write(directory, sampler, images, own, labels, edits)
+            with results.directory(directory, settings, config, LAST) as partial:
+                _write(partial, sampler, images, own, labels, edits)
+            results.index(directory.parent, LAST)
     _LOG.info("edit: %d images, each as %d classes, in %s", len(images), len(labels), directory)
     return directory
 
@@ -157,11 +165,11 @@ def _mask(section: ConfigDict, size: tuple[int, int], sizes: set[tuple[int, int]
 
 
 def _labels(
-    section: ConfigDict, own: np.ndarray | None, count: int, num_classes: int
+    chosen: list[int], own: np.ndarray | None, count: int, num_classes: int
 ) -> list[np.ndarray]:
     """Labels int [B] of each edit: every class asked for, or the own one and the next."""
-    if len(section.labels):
-        return [np.full(count, label) for label in section.labels]
+    if chosen:
+        return [np.full(count, label) for label in chosen]
     if own is None:
         raise InputError(
             "an image file has no class; say what to generate with --config.edit.labels=3, or "
@@ -211,6 +219,5 @@ def _write(
             *(f"as {names[row[i]]}" for row in labels),
         )
     ]
-    # The sheet is written last: it says that the directory is complete.
     sheet = pictures.grid(tiles, len(columns), max(1, 96 // images.shape[1]), heads)
-    pictures.save_png(sheet, directory / "edits.png")
+    pictures.save_png(sheet, directory / LAST)

@@ -1,62 +1,97 @@
 """Task: judges generated images against real ones, without any downloaded network."""
 
+import functools
+import json
+import math
 import platform
+from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from lpd_jax import distributed, storage
+from lpd_jax.errors import InputError
 from lpd_jax.evaluation import report
 from lpd_jax.evaluation.figures import DIGITS_BARS, ratio
-from lpd_jax.evaluation.judge import fit_judge
+from lpd_jax.evaluation.judge import Judge, fit_judge
 from lpd_jax.sampler import Sampler
-from lpd_jax.tasks import build
-from lpd_jax.tasks.workdir import claim, plain, read_json, read_seconds, timed
+from lpd_jax.tasks import build, results
+from lpd_jax.tasks.workdir import claim, done, plain, read_seconds, timed, writing
 from lpd_jax.viz import images as pictures
 
 
 def run(config: ConfigDict, workdir: storage.Where) -> dict:
-    """Writes `workdir/report/report.{json,md,html}`; returns the report."""
+    """Judges the model under its sampling settings; returns the report.
+
+    Every model and set of settings has a directory in `workdir/report` with its
+    `report.{json,md,html}`; those in `workdir/report` itself are the newest evaluation's.
+
+    Raises:
+        InputError: a setting, or the data, do not fit the model.
+    """
     workdir = storage.path(workdir)
-    tokenizer_figures = read_json(
-        workdir / "tokenizer/figures.json",
-        f"there are no figures of a tokenizer in {workdir}; run train_tokenizer first.",
-    )
-    sampler = build.sampler(config, workdir)
-    directory = workdir / "report"
+    about = build.about(config, workdir)
+    _check_data(config, about)
     with timed(workdir, "evaluate"):
-        figures, images = _judge(config, sampler, directory)
+        judge = fit_judge(*(build.labelled_images(config.data, s) for s in ("train", "heldout")))
+        figures, images, directory = _judge(config, workdir, about, judge)
     full = {
-        "tokenizer": tokenizer_figures,
+        "tokenizer": _tokenizer_figures(config, workdir),
         **figures,
         "seconds": read_seconds(workdir),
         "device": f"{jax.devices()[0].device_kind} x {jax.device_count()} ({platform.machine()})",
         "versions": {name: metadata.version(name) for name in ("jax", "flax", "optax", "numpy")},
         "seed": config.seed,
         "bars": DIGITS_BARS if config.data.source == "digits" else {},
+        "model": about["identity"],
     }
     if jax.process_index() == 0:
         sheet = directory / "generated.png"
-        pictures.save_png(pictures.grid(images[:100], 20, max(1, 64 // images.shape[1])), sheet)
-        report.write_report(directory, full, _pictures(workdir, sheet))
+        with writing(directory):
+            pictures.save_png(pictures.grid(images[:100], 20, max(1, 64 // images.shape[1])), sheet)
+            for place in (directory, workdir / "report"):
+                report.write_report(place, full, _pictures(workdir, sheet))
     return full
 
 
+def _check_data(config: ConfigDict, about: dict[str, Any]) -> None:
+    """Refuses to judge against images of another size."""
+    if [config.data.size] * 2 != about["image_size"]:
+        raise InputError(
+            f"data.size={config.data.size}, and the model makes images of "
+            f"{'x'.join(map(str, about['image_size']))} pixels; set data.size to that."
+        )
+
+
+def _tokenizer_figures(config: ConfigDict, workdir: storage.Path) -> dict[str, Any]:
+    """What `train_tokenizer` measured; a converted tokenizer has no figures, and says so."""
+    file = storage.path(config.checkpoint or workdir) / "tokenizer/figures.json"
+    if not file.is_file():
+        return {"absent": "the tokenizer was not trained here, so that nothing was measured"}
+    return json.loads(file.read_text())
+
+
 def _judge(
-    config: ConfigDict, sampler: Sampler, directory: storage.Path
-) -> tuple[dict, np.ndarray]:
-    """Figures of the classifier, of images in `evaluate.steps` steps and of one code per step."""
-    judge = fit_judge(*(build.labelled_images(config.data, s) for s in ("train", "heldout")))
-    labels = judge.heldout_labels
-    num_tokens = sampler.decoder.config.num_tokens
+    config: ConfigDict, workdir: storage.Path, about: dict[str, Any], judge: Judge
+) -> tuple[dict[str, Any], np.ndarray, storage.Path]:
+    """Figures of images in `evaluate.steps` steps and of one code per step.
+
+    Returns:
+        Figures, the first of these images, and the directory of the evaluation, claimed.
+    """
+    labels, load = judge.heldout_labels, functools.cache(lambda: build.sampler(config, workdir))
     few, full = (
-        _generate(config, sampler, labels, steps, directory)
-        for steps in (config.evaluate.steps, num_tokens)
+        _generate(config, workdir, about, load, labels, steps)
+        for steps in (config.evaluate.steps, math.prod(about["config"]["grid"]))
     )
     frechet, frechet_full = judge.frechet(few), judge.frechet(full)
     floor = judge.frechet_floor(len(few))
+    settings = _settings(config, about, config.evaluate.steps) | {"data": plain(config.data)}
+    directory = workdir / "report" / results.name(settings, config.evaluate.steps)
+    claim(directory, settings, config)
     figures = {
         "classifier": {"heldout_accuracy": judge.heldout_accuracy},
         "samples": {
@@ -73,24 +108,41 @@ def _judge(
             "settings": plain(config.sample),
         },
         "frechet_floor": floor,
-        "classes": judge.by_class(few, labels, sampler.class_names),
+        "classes": judge.by_class(few, labels, about["class_names"]),
     }
-    return figures, few
+    return figures, few, directory
+
+
+def _section(config: ConfigDict, steps: int) -> ConfigDict:
+    """The sample section with another number of steps."""
+    section = config.sample.copy_and_resolve_references()
+    section.update(steps=steps, group_sizes=())
+    return section
+
+
+def _settings(config: ConfigDict, about: dict[str, Any], steps: int) -> dict[str, Any]:
+    section = build.deciding(_section(config, steps))
+    return {"seed": config.seed, "model": about["identity"], "sample": section}
 
 
 def _generate(
-    config: ConfigDict, sampler: Sampler, labels: np.ndarray, steps: int, directory: storage.Path
+    config: ConfigDict,
+    workdir: storage.Path,
+    about: dict[str, Any],
+    load: Callable[[], Sampler],
+    labels: np.ndarray,
+    steps: int,
 ) -> np.ndarray:
-    """One image per held-out image, of its class; made once for each set of settings."""
-    section = config.sample.copy_and_resolve_references()
-    section.update(steps=steps, group_sizes=(), labels=(), count=len(labels))
-    settings = {"seed": config.seed, "sample": section, "checkpoint": config.checkpoint}
-    cache = claim(directory / f"{steps}steps", settings) / "images.npz"
-    if not cache.is_file():
-        samples = build.generate(config, section, sampler, labels, progress=True)
-        with distributed.first_process_first(cache.parent.name):
+    """One image per label, made once for each model and set of settings."""
+    settings = _settings(config, about, steps) | {"labels": np.asarray(labels).tolist()}
+    name = results.name(settings, steps)
+    cache = workdir / "report/images" / f"{name}.npz"
+    if not done(cache):
+        section = _section(config, steps)
+        samples = build.generate(config, section, load(), labels, progress=True)
+        with distributed.first_process_first(name):
             if jax.process_index() == 0:
-                with storage.whole(cache) as file:
+                with writing(cache.parent), storage.whole(cache) as file:
                     np.savez_compressed(file, images=samples.images, codes=samples.codes)
     with storage.local(cache) as file:
         return np.load(file)["images"]
@@ -98,7 +150,7 @@ def _generate(
 
 def _pictures(workdir: storage.Path, sheet: storage.Path) -> dict[str, storage.Path]:
     """Caption -> picture, for those that exist."""
-    newest = sorted((workdir / "samples").glob("*/samples.png"), key=storage.modified)
+    newest = sorted((workdir / "samples").glob("[!.]*/samples.png"), key=storage.modified)
     found = {"Generated images": sheet}
     if newest:
         found |= {

@@ -8,29 +8,27 @@ Steps, order, guidance, temperature, dtype and quantisation are those of the `sa
 directory holds the program, its parameters, the script that calls them and a note.
 """
 
-import contextlib
 import json
 import logging
+import math
 import pathlib
 import shutil
-import tempfile
-from collections.abc import Iterator
 from importlib import metadata
 
+import jax
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from lpd_jax import checkpoint, storage
+from lpd_jax import distributed, storage
 from lpd_jax.errors import InputError
 from lpd_jax.export import PLATFORMS, Artifact, export_sampler
 from lpd_jax.sampler import Sampler
-from lpd_jax.tasks import build
-from lpd_jax.tasks.workdir import digest, plain, timed, write_json
+from lpd_jax.tasks import build, results
+from lpd_jax.tasks.workdir import SETTINGS, differing, plain, timed, write_json
 
 _LOG = logging.getLogger(__name__)
 
 LOADER = pathlib.Path(__file__).parents[1] / "run_export.py"  # copied into every export
-SETTINGS = "settings.json"
 FILES = ("sampler.jaxexport", "params.safetensors", LOADER.name, "README.txt", SETTINGS)
 
 NOTE = """The sampler of an image model, compiled for any batch size and for {platforms}.
@@ -63,35 +61,35 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     """
     workdir = storage.path(workdir)
     section = config.sample
-    sampler = build.sampler(config, workdir)
-    sizes = build.group_sizes(section, sampler.decoder.config.num_tokens)
-    model = checkpoint.fingerprint({}, (sampler.decoder_params, sampler.tokenizer_params))
-    # What decides the artifact; the seed, labels and batch size are given when it is called.
-    at_call = ("labels", "count", "batch_size")
+    about = build.about(config, workdir)
+    sizes = build.group_sizes(section, math.prod(about["config"]["grid"]))
+    # What decides the artifact; the seed and labels are given when it is called.
     settings = plain(
         {
-            "sample": {k: v for k, v in section.to_dict().items() if k not in at_call},
-            "model": model,
+            "sample": build.deciding(section) | {"segments": section.segments},
+            "model": about["identity"],
             "jax": metadata.version("jax"),
         }
     )
-    name = f"{section.order}-{len(sizes)}steps-cfg{section.guidance:g}-{digest(settings)}"
+    name = results.name({"seed": 0} | settings, len(sizes)).replace("-seed0", "")
     directory = storage.path(config.export.path or workdir / "export" / name)
-    if _is_there(directory, settings):
+    if distributed.decided(lambda: _is_there(directory, settings)):
         _LOG.info("export: already in %s", directory)
         return directory
     with timed(workdir, "export"):
+        sampler = build.sampler(config, workdir)
         artifact = export_sampler(
             sampler, sizes, build.order(section), build.sampling(section), section.segments
         )
-        try:
-            with _directory(directory) as partial:
-                _write(partial, artifact, sampler, len(sizes), settings)
-        except OSError as error:
-            raise InputError(
-                f"{directory} cannot be written ({error.strerror}); give another "
-                "--config.export.path."
-            ) from error
+        if jax.process_index() == 0:
+            try:
+                with storage.whole_directory(directory, SETTINGS) as partial:
+                    _write(partial, artifact, sampler, len(sizes), settings)
+            except OSError as error:
+                raise InputError(
+                    f"{directory} cannot be written ({error.strerror or storage.brief(error)}); "
+                    "make room there, or give another --config.export.path."
+                ) from error
     _LOG.info("export: %.1f MB in %s", _megabytes(directory), directory)
     return directory
 
@@ -103,7 +101,7 @@ def _is_there(directory: storage.Path, settings: dict) -> bool:
         InputError: it holds something else.
     """
     found = directory / SETTINGS
-    if found.is_file() and json.loads(found.read_text()) == settings:
+    if found.is_file() and not differing(json.loads(found.read_text()), settings):
         return True
     if not directory.exists():
         return False
@@ -115,22 +113,6 @@ def _is_there(directory: storage.Path, settings: dict) -> bool:
             "another --config.export.path, or delete it."
         )
     return False
-
-
-@contextlib.contextmanager
-def _directory(final: storage.Path) -> Iterator[pathlib.Path]:
-    """A local directory to write, which then takes its name whole; in a bucket settings last."""
-    if storage.in_bucket(final):
-        with tempfile.TemporaryDirectory() as partial:
-            yield pathlib.Path(partial)
-            for name in FILES:
-                storage.put(pathlib.Path(partial) / name, final / name)
-        return
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    partial.rename(final)
 
 
 def _write(

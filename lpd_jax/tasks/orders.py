@@ -17,17 +17,18 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from lpd_jax import storage
+from lpd_jax import checks, storage
 from lpd_jax.errors import InputError
 from lpd_jax.generation.schedule import Schedule, write_orders
 from lpd_jax.sampler import draw_orders
-from lpd_jax.tasks import build
-from lpd_jax.tasks.workdir import claim, digest, timed, write_json
+from lpd_jax.tasks import build, results
+from lpd_jax.tasks.workdir import digest, done, timed, write_json
 from lpd_jax.viz import orders as pictures
 from lpd_jax.viz import plots
 
 _LOG = logging.getLogger(__name__)
 
+LAST = "statistics.json"  # the file that says that a directory is complete
 _BATCH = 64  # more leave the caches of a CPU, see docs/orders.md
 _MEASURED = 1024  # orders that the statistics are of, at most
 
@@ -39,27 +40,30 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
         InputError: no orders are asked for, the file to show has too few, or a setting is wrong.
     """
     section, count = config.sample, config.orders.count
-    if count < 1:
-        raise InputError(f"orders.count={count} must be at least 1.")
+    checks.whole("orders.count", count, 1)
     grid = build.grid(config)
     group_sizes = build.group_sizes(section, grid[0] * grid[1])
     order = build.order(section)
+    fields = build.deciding(section)
+    names = ("order", "order_file", "proximity", "repulsion")
     settings = {
         "seed": config.seed,
         "grid": grid,
         "count": count,
         "group_sizes": group_sizes,
-        **{name: section[name] for name in ("order", "order_file", "proximity", "repulsion")},
+        "sample": {name: fields[name] for name in names},
     }
-    name = f"{section.order}-{len(group_sizes)}steps-{digest(settings)}"
-    directory = claim(storage.path(workdir) / "orders" / name, settings)
-    if (directory / "statistics.json").is_file():
+    name = f"{section.order}-{len(group_sizes)}steps-seed{config.seed}-{digest(settings)}"
+    directory = storage.path(workdir) / "orders" / name
+    if done(directory / LAST):
         _LOG.info("orders: already in %s", directory)
         return directory
     with timed(workdir, "orders"):
         if jax.process_index() == 0:
             orders = draw(order, config.seed, count, grid, group_sizes)
-            _write(directory, Schedule(orders, group_sizes, grid).check())
+            schedule = Schedule(orders, group_sizes, grid).check()
+            with results.directory(directory, settings, config, LAST) as partial:
+                _write(partial, schedule)
     _LOG.info("orders: %d in %s", count, directory)
     return directory
 
@@ -100,6 +104,6 @@ def _write(directory: storage.Path, schedule: Schedule) -> None:
     write_orders(directory / "orders.json", schedule.orders)
     head = f"Means over {len(step_maps)} orders.\n\n"
     storage.write_text(directory / "statistics.md", f"{head}{pictures.markdown_table(rows)}\n")
-    # Last: it says that the directory is complete. JSON has no NaN.
+    # JSON has no NaN.
     plain = json.loads(json.dumps(rows), parse_constant=lambda _: None)
-    write_json(directory / "statistics.json", {"orders": len(step_maps), "steps": plain})
+    write_json(directory / LAST, {"orders": len(step_maps), "steps": plain})

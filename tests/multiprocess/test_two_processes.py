@@ -24,22 +24,26 @@ from tests.multiprocess import tiny
 ROOT = Path(__file__).parents[2]
 
 
-class Job:
-    """The command line in two processes that know of each other."""
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
-    def __init__(self, task, workdir, *flags, heartbeat=10):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.logs = [workdir.with_name(f"{workdir.name}-{task}-{i}.log") for i in range(2)]
+
+class Job:
+    """A module of Python in two processes that know of each other.
+
+    Args:
+        log: name of what they say, beside the workdir.
+        workdir: of both.
+        arguments: index of the process -> what follows `python -m`.
+    """
+
+    def __init__(self, log, workdir, arguments):
+        self.logs = [workdir.with_name(f"{workdir.name}-{log}-{i}.log") for i in range(2)]
         self.processes = [
             subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "lpd_jax", task, "--config=tests/multiprocess/tiny.py"),
-                    *(f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}"),
-                    *("--num_processes=2", f"--process_id={i}"),
-                    *(f"--heartbeat_timeout={heartbeat}", *flags),
-                ],
+                [sys.executable, "-m", *map(str, arguments(i))],
                 cwd=ROOT,
                 env=os.environ
                 | {
@@ -52,6 +56,20 @@ class Job:
             )
             for i, log in enumerate(self.logs)
         ]
+
+    @classmethod
+    def of(cls, task, workdir, heartbeat=10):
+        """The command line."""
+        port = free_port()
+        return cls(
+            task,
+            workdir,
+            lambda i: (
+                *("lpd_jax", task, "--config=tests/multiprocess/tiny.py"),
+                *(f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}"),
+                *("--num_processes=2", f"--process_id={i}", f"--heartbeat_timeout={heartbeat}"),
+            ),
+        )
 
     def wait_for(self, words):
         """Until process 0 has said them."""
@@ -95,7 +113,7 @@ def together(alone, tmp_path_factory):
     """A workdir with the same tokenizer, and codes that two processes have made."""
     workdir = tmp_path_factory.mktemp("two") / "workdir"
     save_tokenizer(tiny.get_config(), workdir)
-    codes, outputs = Job("encode", workdir).end()
+    codes, outputs = Job.of("encode", workdir).end()
     assert codes == [0, 0], outputs
     return workdir
 
@@ -113,7 +131,7 @@ def test_training_survives_a_death_a_preemption_and_other_process_counts(alone, 
     The second pair starts from a checkpoint of one process, the last one from that of a pair.
     """
     checkpoints = Path("decoder/checkpoints")
-    job = Job("train", together, heartbeat=2)
+    job = Job.of("train", together, heartbeat=2)
     job.wait_for("saving step 30")  # by then the rows of 20 steps are written
     job.processes[1].kill()
     (survivor, _), (output, _) = job.end(timeout=20)
@@ -123,7 +141,7 @@ def test_training_survives_a_death_a_preemption_and_other_process_counts(alone, 
 
     shutil.rmtree(together / checkpoints)
     shutil.copytree(alone / checkpoints / "20", together / checkpoints / "20")
-    job = Job("train", together)
+    job = Job.of("train", together)
     job.wait_for("going on from step 20")
     job.processes[1].send_signal(signal.SIGTERM)
     codes, outputs = job.end()
@@ -138,12 +156,19 @@ def test_training_survives_a_death_a_preemption_and_other_process_counts(alone, 
     np.testing.assert_allclose(losses(together), losses(alone), rtol=1e-3)
 
 
-def test_images_are_the_same(alone, tmp_path):
-    for name in ("tokenizer", "decoder"):
-        shutil.copytree(alone / name / "model", tmp_path / "workdir" / name / "model")
-    codes, outputs = Job("sample", tmp_path / "workdir").end()
+def test_images_are_the_same_and_process_0_decides_what_is_done(alone, tmp_path):
+    """The second process sees nothing of what is there already, and waits for nobody."""
+    workdir, port = tmp_path / "workdir", free_port()
+    for name in ("tokenizer/model", "decoder/model", "codes"):
+        shutil.copytree(alone / name, workdir / name)
+    codes, outputs = Job(
+        "stale", workdir, lambda i: ("tests.multiprocess.stale", workdir, port, i)
+    ).end()
     assert codes == [0, 0], outputs
+    for output in outputs:
+        assert "found done what was done: " in output
     (found,) = tmp_path.glob("workdir/samples/*/samples.npz")
     one, two = map(np.load, (sample.run(tiny.get_config(), alone) / "samples.npz", found))
     for name in ("codes", "orders", "labels"):
         np.testing.assert_array_equal(one[name], two[name])
+    assert (workdir / "variant/codes").resolve() == (workdir / "codes").resolve()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -122,6 +123,20 @@ def test_a_result_is_what_sampling_with_its_settings_gives(config, pictures, sha
     assert result["frechet"] == pytest.approx(judge.frechet(images), rel=1e-9)
 
 
+def test_a_decoder_that_was_trained_again_is_measured_again(config, shared, tmp_path):
+    for part in ("tokenizer", "decoder"):
+        shutil.copytree(shared / part / "model", tmp_path / "models" / part / "model")
+    config.checkpoint = str(tmp_path / "models")
+    config.ablation.update(only=0, seeds=(0,))
+    first = results(ablate.run(config, tmp_path))
+    assert len(first) == 1
+    config.sample.batch_size = 7  # decides no figure
+    assert results(ablate.run(config, tmp_path)) == first
+    model = tmp_path / "models/decoder/model/model.json"
+    model.write_text(json.dumps(json.loads(model.read_text()) | {"fingerprint": "1" * 16}))
+    assert len(results(ablate.run(config, tmp_path))) == 2
+
+
 def test_retraining_variants_have_decoders_of_their_own(pictures, shared, tmp_path):
     config = tiny(pictures, attention, seeds=(0,))
     config.checkpoint = str(shared)
@@ -151,6 +166,8 @@ def test_jobs_of_an_array_do_not_train_what_they_share(pictures, tmp_path):
         ({"sample.stepz": 4}, "sets sample.stepz=4, which the config has no such field for"),
         ({"sample.steps": "few"}, "sets sample.steps='few'"),
         ({"sample": 3}, "sets sample=3"),
+        ({"sample.order": "spiral"}, "order='spiral' must be one of"),
+        ({"sample.steps": 17}, "17 steps"),
         ({"decoder.width": 32}, "sets decoder.width, which all variants share"),
         ({"tokenizer.ch": 16}, "or set ablation.retrain"),
     ],

@@ -1,12 +1,15 @@
 """The whole chain on real digits with networks too small to be good: every task, twice."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lpd_jax import checkpoint
 from lpd_jax.configs import digits
+from lpd_jax.data.codes import read_spec
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation.figures import DIGITS_BARS
 from lpd_jax.sampler import Sampler
@@ -82,7 +85,7 @@ def test_the_report_holds_every_figure(finished):
 
 def test_every_task_shows_pictures(finished):
     workdir, _ = finished
-    (samples,) = (workdir / "samples").iterdir()
+    (samples,) = (file.parent for file in (workdir / "samples").glob("*/samples.png"))
     pictures = [
         *(workdir / "tokenizer" / n for n in ("curves", "codebook", "reconstructions")),
         workdir / "decoder/curves",
@@ -167,7 +170,7 @@ def test_tasks_name_the_one_that_comes_first(tmp_path):
         (encode, "tokenizer"),
         (train, "encode"),
         (sample, "decoder"),
-        (evaluate, "train_tokenizer"),
+        (evaluate, "decoder"),
     ):
         with pytest.raises(InputError, match=first):
             task.run(tiny(), tmp_path)
@@ -207,6 +210,52 @@ def test_a_tokenizer_that_is_not_the_decoders_is_refused(finished):
     with pytest.raises(InputError, match="another tokenizer"):
         sample.run(config, workdir)
     file.write_text(text)
+
+
+@pytest.fixture
+def models(finished, tmp_path):
+    """A directory of models alone, as a conversion writes it."""
+    for kind in ("tokenizer", "decoder"):
+        shutil.copytree(finished[0] / kind / "model", tmp_path / "models" / kind / "model")
+    return tmp_path / "models"
+
+
+def test_encoding_ends_what_is_not_ended(models, tmp_path, monkeypatch):
+    """A process that dies after the last shard, and metadata that are lost; with a tokenizer
+    from elsewhere, which is then at hand for what is trained here."""
+    config = tiny()
+    config.checkpoint = str(models)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(encode.code_dataset, "finalize", die)
+        encode.run(config, tmp_path)
+    codes = tmp_path / "codes"
+    with pytest.raises(InputError, match="unfinished"):
+        read_spec(codes)
+    encode.run(config, tmp_path)
+    spec, shards = read_spec(codes), {f: f.stat().st_mtime_ns for f in codes.glob("codes-*")}
+    (codes / "dataset_info.json").unlink()
+    encode.run(config, tmp_path)
+    assert read_spec(codes) == spec
+    assert shards == {f: f.stat().st_mtime_ns for f in codes.glob("codes-*")}
+    assert json.loads((codes / "config.json").read_text())["config"]["checkpoint"] == str(models)
+
+    about = checkpoint.read_model_json(tmp_path / "tokenizer/model", "tokenizer")
+    assert about["fingerprint"] == spec.tokenizer["fingerprint"]
+    before = files(tmp_path)
+    encode.run(config, tmp_path)
+    config.checkpoint = ""
+    config.encode.update(shard_size=400, batch_size=100)  # which decide no code
+    encode.run(config, tmp_path)
+    assert files(tmp_path) == before
+    model = tmp_path / "tokenizer/model/model.json"
+    model.write_text(json.dumps(about | {"fingerprint": "0" * 16}))
+    config.checkpoint = str(models)
+    with pytest.raises(InputError, match="holds another tokenizer"):
+        encode.run(config, tmp_path)
 
 
 def test_training_without_label_dropout_cannot_be_guided(tmp_path, finished):

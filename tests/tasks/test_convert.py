@@ -82,6 +82,10 @@ def test_the_model_says_where_it_comes_from(converted):
     assert about["converted"]["file"] == DECODER.name
     assert about["class_names"] == [str(i) for i in range(10)]
     assert about["config"]["grid"] == [4, 4]
+    assert len(about["fingerprint"]) == 16 and about["fingerprint"] != about["tokenizer"]
+    assert (about["sampling"]["guidance"], about["sampling"]["order"]) == (1.8, "locality")
+    beside = json.loads((converted / "decoder/config.json").read_text())
+    assert beside["config"]["convert"]["decoder"] == str(DECODER)
 
 
 def test_the_command_line_converts_samples_and_converts_back(tmp_path):
@@ -143,6 +147,7 @@ def test_what_exists_stays(converted, tmp_path):
 
     before = state()
     convert.run(importing(), workdir)
+    convert.run(importing(sample__guidance=5.0), workdir)  # which converts nothing else
     with pytest.raises(InputError, match=r"config\.dtype was 'float32', now 'bfloat16'"):
         convert.run(importing(decoder__dtype="bfloat16"), workdir)
     assert state() == before

@@ -138,7 +138,7 @@ def test_a_given_file_is_shown_too(config, written, tmp_path):
     [
         ("orders.count", 0, "orders.count=0"),
         ("data.size", 25, "data.size=25 is not a multiple of 4"),
-        ("sample.order", "spiral", "'locality'"),
+        ("sample.order", "spiral", "one of locality"),
         ("sample.steps", 37, "37 steps"),
         ("sample.order_file", "absent.json", "no orders file absent.json"),
     ],
