@@ -58,7 +58,7 @@ _JOIN_TIMEOUT = flags.DEFINE_integer(
 _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
     "heartbeat_timeout", 100, "Seconds after which a silent process ends the job.", lower_bound=1
 )
-_NOT_TASKS = ("build", "workdir")
+_NOT_TASKS = ("build", "start", "workdir")
 TASKS = tuple(m.name for m in pkgutil.iter_modules(tasks.__path__) if m.name not in _NOT_TASKS)
 
 
