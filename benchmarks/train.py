@@ -44,7 +44,7 @@ from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.trained import init_decoder
 from lpd_jax.training.objectives import decoder_loss
 from lpd_jax.training.optimizer import OptimizerConfig
-from lpd_jax.training.run import prepare
+from lpd_jax.training.step import Part, prepare
 
 # name -> width, depth, heads, codes, rows of the grid at 256 px (digits: 32 px)
 MODELS = {
@@ -178,13 +178,13 @@ class Run:
             [groups.step_of(groups.group_sizes(config.num_tokens, s, "cosine")) for s in steps]
         )
         key = jax.random.key(0)
-        start, self._step = prepare(
+        part = Part(
             lambda key: init_decoder(network, key),
             decoder_loss(network, steps_of, 0.1, loss_chunk),
-            optimizer=OptimizerConfig(schedule="constant", accumulate=accumulate),
-            key=key,
-            mesh=self.mesh,
-            rules=parallel.RULES,
+            OptimizerConfig(schedule="constant", accumulate=accumulate),
+        )
+        start, self._step = prepare(
+            {"decoder": part}, key=key, mesh=self.mesh, rules=parallel.RULES
         )
         self.state, _ = parallel.born_sharded(start, self.mesh, parallel.RULES, key)
 

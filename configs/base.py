@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
             "weight_decay": 0.02,
             "clip_norm": 3.0,
             "label_drop": 0.1,
-            "ema_decay": 0.0,
+            "ema_decay": 0.0,  # of an average of the parameters, kept beside them; 0: none
             "init_from": "",  # workdir of a trained or converted decoder to begin with
             "accumulate": 1,  # parts of a batch, one after the other: less memory
             "loss_chunk": 0,  # tokens of an image whose logits are in memory at once; 0: all
@@ -88,6 +88,12 @@ def get_config() -> ConfigDict:
             "save_every": 2000,
             "keep": 2,  # newest checkpoints that stay
             "keep_every": 0,  # steps that stay for good; 0 keeps none
+            "fork_from": "",  # workdir of a run to go on from, with other settings
+            "fork_step": 0,  # which of its checkpoints; 0: the newest
+            "eval_every": 0,  # steps between held-out losses; 0: at the end only
+            "sheet_every": 0,  # steps between sheets of samples; 0: none
+            "profile_steps": (),  # first step of a profiler trace and the one after its last
+            "wandb": "",  # project of Weights & Biases that gets the metrics too
         }
     )
     config.sample = ConfigDict(
@@ -109,6 +115,7 @@ def get_config() -> ConfigDict:
             "top_p": 1.0,
             "batch_size": 64,
             "dtype": "",  # of products and VQ decoding; what they were trained with when empty
+            "params": "",  # "ema" or "raw" of the decoder; the average, if any, when empty
             "quantize": "",  # "int8" or "int8_w8a8" kernels in the decoder; floats when empty
             "segments": 1,  # compiled bodies of the loop: more pad less and compile longer
         }

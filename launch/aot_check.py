@@ -37,8 +37,8 @@ from lpd_jax.models.decoder import Decoder
 from lpd_jax.parallel import MeshConfig, batch_ways, make_mesh
 from lpd_jax.tasks import build
 from lpd_jax.trained import decoder_of, init_decoder
-from lpd_jax.training import run
 from lpd_jax.training.objectives import decoder_loss
+from lpd_jax.training.step import Part, prepare
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Chips of a slice: v5e:16x16, v4:4x4x4.")
@@ -66,14 +66,14 @@ def train_program(
     """The step that `lpd_jax.tasks.train` runs; `batch` images, or as many as the config says."""
     network, section, rules = decoder(config, classes), config.train, build.rules(config)
     steps_of = build.steps_of(section, network.config.num_tokens)
-    start, step = run.prepare(
+    part = Part(
         lambda key: init_decoder(network, key),
         decoder_loss(network, steps_of, section.label_drop, section.loss_chunk),
-        optimizer=build.optimizer(section),
-        key=jax.random.key(config.seed),
-        mesh=mesh,
-        rules=rules,
-        ema_decay=section.ema_decay,
+        build.optimizer(section),
+        section.ema_decay,
+    )
+    start, step = prepare(
+        {"decoder": part}, key=jax.random.key(config.seed), mesh=mesh, rules=rules
     )
     arrays = network.config.num_tokens, batch or section.batch_size, section.accumulate
     return programs.train_program(start, step, *arrays, mesh, rules)

@@ -19,7 +19,8 @@ Several processes (--coordinator=host:port --num_processes=2 --process_id=0, or 
 JobSet or a TPU slice says of itself) work as one; only process 0 writes files and shows progress.
 
 Exit codes: 0 done; 2 the input or the disk is to be put right, one sentence says how; 75 asked to
-stop by SIGTERM or SIGUSR1 while training, and saved: start the same command again; 130 Ctrl-C.
+stop by SIGTERM, SIGUSR1 or Ctrl-C while training, and saved: start the same command again; 130
+Ctrl-C elsewhere.
 """
 
 import ast
@@ -43,11 +44,12 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 import lpd_jax
-from lpd_jax import config_files, distributed, storage, tasks
+from lpd_jax import config_files, distributed, logs, storage, tasks
 from lpd_jax.errors import InputError
+from lpd_jax.tasks import check
 
 _LOG = logging.getLogger("lpd_jax")
-_NOT_TASKS = ("build", "check", "results", "workdir")
+_NOT_TASKS = ("build", "check", "results", "start", "workdir")
 TASKS = tuple(m.name for m in pkgutil.iter_modules(tasks.__path__) if m.name not in _NOT_TASKS)
 # What the machine, not the program, is to blame for.
 _DISK = {
@@ -125,6 +127,7 @@ def _main(arguments: list[str]) -> None:
         )
     _start_logging(given.verbosity, first=cluster is None or jax.process_index() == 0)
     _show(config, task, given)
+    check.config(config, task)
     importlib.import_module(f"lpd_jax.tasks.{task}").run(config, given.workdir)
     if cluster is not None:
         distributed.barrier("the end")  # process 0 may be writing still
@@ -136,7 +139,7 @@ def _start_logging(verbosity: int, first: bool) -> None:
         flags.FLAGS.mark_as_parsed()
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(verbosity)
-    _LOG.setLevel(logging.INFO if first else logging.WARNING)
+    logs.setup(logging.INFO if first else logging.WARNING)
 
 
 def _show(config: ConfigDict, task: str, given: flags.FlagValues) -> None:

@@ -1,12 +1,15 @@
 """Checkpoints of a training run, and finished models, with Orbax.
 
 A *model directory* is what sampling needs and nothing else: `model.json` (kind and shape of the
-network, and what it was trained on) beside `params/`. Training writes one at its end, conversion
-of PyTorch weights writes the same. Directories may be in a bucket, see `lpd_jax.storage`.
+network, and what it was trained on) beside `params/` and, when training kept an average of them,
+`ema/`. Training writes one at its end, conversion of PyTorch weights writes the same. Directories
+may be in a bucket, see `lpd_jax.storage`.
 """
 
+import dataclasses
 import hashlib
 import json
+import logging
 import pathlib
 import shutil
 from typing import Any
@@ -19,6 +22,7 @@ from orbax.checkpoint import v1 as ocp
 from lpd_jax import distributed, storage
 from lpd_jax.errors import InputError
 
+_LOG = logging.getLogger(__name__)
 _KEEP = ocp.training.preservation_policies
 
 
@@ -32,7 +36,8 @@ class Checkpoints:
         path: directory that all processes see, made when missing.
         keep: how many of the newest stay.
         keep_every: steps that stay for good, or None.
-        about: settings of the run, JSON data, for people.
+        about: settings of the run, for people; dataclasses become JSON objects.
+        read_only: leaves alone what a run that may be going on is writing there.
     """
 
     def __init__(
@@ -41,17 +46,18 @@ class Checkpoints:
         keep: int = 2,
         keep_every: int | None = None,
         about: dict[str, Any] | None = None,
+        read_only: bool = False,
     ):
         self.path = storage.absolute(path)
         policies = [_KEEP.LatestN(keep)]
         if keep_every:
             policies.append(_KEEP.EveryNSteps(keep_every))
-        self._about = about
+        self._about = json.loads(json.dumps(about, default=dataclasses.asdict))
         self._checkpointer = ocp.training.Checkpointer(
             self.path,
             context=_context(),
             preservation_policy=_KEEP.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
         )
 
     def __enter__(self):
@@ -82,23 +88,29 @@ class Checkpoints:
         """Returns when everything started is on disk."""
         self._checkpointer.wait()
 
-    def restore(self, abstract_state: Any) -> tuple[Any, dict[str, int]]:
-        """State (as `abstract_state`, with its shardings) and position of the newest step.
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints, ascending."""
+        return sorted(found.step for found in self._checkpointer.checkpoints)
+
+    def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, dict[str, int]]:
+        """State (as `abstract_state`, with its shardings) and position of a step, or the newest.
 
         Raises:
             InputError: the checkpoint is damaged or of another model.
         """
-        step = self.latest
+        step = self.latest if step is None else step
         try:
             restored = self._checkpointer.load_checkpointables(
                 step, {"state": abstract_state, "position": None}
             )
         # Orbax and TensorStore report damage through many types.
         except Exception as error:
+            _LOG.debug("%s", error)
             raise InputError(
-                f"the checkpoint of step {step} in {self.path} cannot be read "
-                f"({storage.brief(error)}); delete that step's directory to go on from the one "
-                "before, or the whole directory to start anew."
+                f"the checkpoint of step {step} in {self.path} cannot be read: it is truncated or "
+                "of another model. Delete that step's directory to go on from the one before, or "
+                "the whole directory to start anew."
             ) from error
         return restored["state"], restored["position"]
 
@@ -119,13 +131,18 @@ def abstract_of(tree: Any) -> Any:
 
 
 def save_model(
-    path: storage.Where, about: dict[str, Any], params: Any, concurrent_bytes: int | None = None
+    path: storage.Where,
+    about: dict[str, Any],
+    params: Any,
+    concurrent_bytes: int | None = None,
+    ema: Any = None,
 ) -> None:
     """Writes a model directory, whole or not at all; an older one is replaced at the end.
 
-    Every process calls it, each with its part of `params`. A bucket cannot rename directories:
-    there an older model goes first, and `model.json`, written last, says that the new one is whole.
-    The writer holds `concurrent_bytes` beyond the parameters at most; by default it has no limit.
+    Every process calls it, each with its part of `params` and of their average `ema`, if any. A
+    bucket cannot rename directories: there an older model goes first, and `model.json`, written
+    last, says that the new one is whole. The writer holds `concurrent_bytes` beyond the parameters
+    at most; by default it has no limit.
     """
     path = storage.absolute(path)
     bucket = storage.in_bucket(path)
@@ -138,6 +155,9 @@ def save_model(
                 shutil.rmtree(partial, ignore_errors=True)
     with _context(concurrent_bytes):
         ocp.save(partial / "params", params, overwrite=bucket)
+        if ema is not None:
+            ocp.save(partial / "ema", ema, overwrite=bucket)
+            about = about | {"ema": True}
     with distributed.first_process_first("save_model.json"):
         if jax.process_index() == 0:
             storage.write_text(partial / "model.json", json.dumps(about, indent=2) + "\n")
@@ -177,13 +197,31 @@ def read_model_json(path: storage.Where, kind: str) -> dict[str, Any]:
     return about
 
 
-def load_params(path: storage.Where, abstract: Any, shardings: Any) -> Any:
+def which_params(path: storage.Where, about: dict[str, Any], which: str = "") -> str:
+    """ "ema" or "raw": what `which` means for a model directory; "" is the average if there is one.
+
+    Raises:
+        InputError: another word, or there is no average.
+    """
+    kept = bool(about.get("ema"))
+    if which not in ("", "ema", "raw"):
+        raise InputError(f"sample.params={which!r} must be 'ema', 'raw' or empty.")
+    if which == "ema" and not kept:
+        raise InputError(
+            f"{path} keeps no average of its parameters (train.ema_decay was 0, or it was written "
+            "before both were kept); leave sample.params empty."
+        )
+    return which or ("ema" if kept else "raw")
+
+
+def load_params(path: storage.Where, abstract: Any, shardings: Any, which: str = "raw") -> Any:
     """Parameters of a model directory.
 
     Args:
         path: model directory.
         abstract: (boxed) abstract parameters, from `jax.eval_shape`.
         shardings: tree of their shardings.
+        which: "raw", or "ema" for their average.
 
     Raises:
         InputError: the parameters are damaged, incomplete or of another shape.
@@ -195,19 +233,28 @@ def load_params(path: storage.Where, abstract: Any, shardings: Any) -> Any:
         shardings,
     )
     try:
-        return ocp.load(path / "params", abstract)
+        return ocp.load(path / ("ema" if which == "ema" else "params"), abstract)
     # Orbax and TensorStore report damage through many types.
     except Exception as error:
+        _LOG.debug("%s", error)
         raise InputError(
-            f"the parameters in {path} cannot be read ({storage.brief(error)}); they are "
-            "truncated or belong to another model: write them again."
+            f"the parameters in {path} cannot be read: they are truncated or belong to another "
+            "model. Write them again."
         ) from error
 
 
 def fingerprint(about: dict[str, Any], params: Any) -> str:
-    """16 hex digits that change with any parameter or setting of a model."""
+    """16 hex digits that change with any parameter or setting of a model.
+
+    Every process calls it with its part of the parameters; one array at a time is whole in each.
+    """
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+        digest.update(np.ascontiguousarray(_whole(leaf)).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _whole(leaf: Any) -> Any:
+    spread = isinstance(leaf, jax.Array) and not leaf.is_fully_replicated
+    return distributed.to_host(leaf) if spread and not leaf.is_fully_addressable else leaf

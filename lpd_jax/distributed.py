@@ -245,7 +245,7 @@ def first_process_first(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def preemption() -> Iterator[Callable[[], bool]]:
-    """Within the block, SIGTERM and SIGUSR1 ask for a stop instead of ending the process.
+    """Within the block SIGTERM, SIGUSR1 and Ctrl-C ask for a stop instead of ending the process.
 
     Yields:
         To be called after each step, in every process: True when all of them are to stop after
@@ -255,7 +255,7 @@ def preemption() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # Python allows signal handlers in the main thread only
     elif jax.process_count() == 1:
-        with _signals((signal.SIGTERM, signal.SIGUSR1)) as asked:
+        with _signals((signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)) as asked:
             yield asked.is_set
     else:
         # jax has its own handler of SIGTERM, which tells the other processes and agrees with them
@@ -263,24 +263,36 @@ def preemption() -> Iterator[Callable[[], bool]]:
         def agreed() -> bool:
             stop = multihost_utils.reached_preemption_sync_point(next(_calls()))
             if stop:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, signal.SIG_DFL)
             return stop
 
-        before = signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        def pass_on(number: int, _) -> None:
+            if number == signal.SIGINT:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        before = {n: signal.signal(n, pass_on) for n in (signal.SIGUSR1, signal.SIGINT)}
         try:
             yield agreed
         finally:
-            signal.signal(signal.SIGUSR1, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def _signals(numbers: tuple[signal.Signals, ...]) -> Iterator[threading.Event]:
-    """An event that the first of these signals sets; the second does what it did before."""
+    """An event that the first of these signals sets; the second does what it did before.
+
+    A second Ctrl-C ends the process at once, where Python would show a stack.
+    """
     asked = threading.Event()
 
     def ask(*_) -> None:
         asked.set()
         restore()
+        if signal.SIGINT in before:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def restore() -> None:
         for number, handler in before.items():

@@ -2,15 +2,17 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
 from lpd_jax import storage
+from lpd_jax.errors import InputError
 
 Row = Mapping[str, float]
+CLOCK = ("images_per_second", "data_wait", "mfu")  # metrics that differ from run to run
 _LOG = logging.getLogger(__name__)
 
 
@@ -23,11 +25,17 @@ class Writer:
         path: directory, made when missing.
         start: first step of this run; rows from there on, which a run that died had written, are
             dropped.
+        wandb: project of Weights & Biases that gets the rows too; none when empty.
+
+    Raises:
+        InputError: wandb is not installed.
     """
 
-    def __init__(self, path: storage.Where, start: int = 0):
-        self._file = self._board = None
+    def __init__(self, path: storage.Where, start: int = 0, wandb: str = ""):
+        self._file = self._board = self._wandb = None
         if jax.process_index() == 0:
+            if wandb:
+                self._wandb = _wandb_run(wandb, storage.path(path))
             rows = [row for row in read_rows(path) if row["step"] < start]
             self._place = storage.Growing(path)
             file = self._place.local / "metrics.jsonl"
@@ -44,6 +52,8 @@ class Writer:
             self._file.close()
             self._board.close()
             self._place.close()
+        if self._wandb:
+            self._wandb.finish()
 
     def write(self, step: int, scalars: Row) -> None:
         """One row."""
@@ -52,6 +62,8 @@ class Writer:
             self._file.flush()
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)
+            if self._wandb:
+                self._wandb.log(dict(scalars), step=step)
             if self._place.due():
                 self.flush()
 
@@ -68,6 +80,23 @@ class Writer:
         """uint8 [H, W, 3]."""
         if self._board:
             self._board.add_image(name, image, step, dataformats="HWC")
+
+
+def _wandb_run(project: str, path: storage.Path):
+    """The run of this directory, gone on with if there was one."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError(
+            f"train.wandb={project} needs wandb: pip install -e '.[wandb]', or leave it empty."
+        ) from error
+    name = "-".join(path.parts[-2:])
+    return wandb.init(project=project, id=name.replace("/", "-"), name=name, resume="allow")
+
+
+def without_clock(rows: Sequence[Row]) -> list[dict[str, float]]:
+    """Rows without what depends on the machine: the same in every run of the same settings."""
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
 
 
 def read_rows(path: storage.Where) -> list[dict[str, float]]:

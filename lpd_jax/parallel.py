@@ -170,24 +170,10 @@ def put_batch(batch, mesh: Mesh):
     Raises:
         InputError: the global batch does not divide among the devices that share it.
     """
-    parts, ways = _process_parts(mesh), batch_ways(mesh)
-    rows = len(jax.tree.leaves(batch)[0])
-    if rows % len(parts):
-        process_rows(mesh, rows * ways // len(parts))  # says so
-    size = rows // len(parts)
-    position = {part * size: place * size for place, part in enumerate(parts.tolist())}
-
-    def place(array):
-        array = np.asarray(array)
-
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            start = position[index[0].start or 0]
-            return array[start : start + size]
-
-        shape = (size * ways, *array.shape[1:])
-        return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
-
-    return jax.tree.map(place, batch)
+    parts, rows = len(_process_parts(mesh)), len(jax.tree.leaves(batch)[0])
+    if rows % parts:
+        process_rows(mesh, rows * batch_ways(mesh) // parts)  # says so
+    return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
 
 
 def _process_parts(mesh: Mesh) -> np.ndarray:

@@ -7,6 +7,7 @@ epath's cannot be linked, and their `stat` fails for a user without a name, as c
 
 import contextlib
 import errno
+import logging
 import os
 import pathlib
 import re
@@ -21,6 +22,12 @@ from etils import epath
 
 from lpd_jax.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+_LOG = logging.getLogger(__name__)
 Path = pathlib.Path | epath.Path
 Where = str | os.PathLike[str]
 
@@ -233,6 +240,47 @@ class Growing:
         if self._temporary:
             with self._temporary:
                 self.upload()
+
+
+@contextlib.contextmanager
+def locked(directory: Where) -> Iterator[None]:
+    """The block has the directory to itself; the lock of a process that died is gone with it.
+
+    The lock is a file beside the directory. Buckets, and file systems without locks, give none.
+
+    Raises:
+        InputError: another process is at work there.
+    """
+    place = path(directory)
+    if in_bucket(place) or fcntl is None:
+        yield
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(place.with_name(f".{place.name}.lock").open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another process is at work in {place}; wait until it ends, or give another "
+                "--workdir."
+            ) from error
+        except OSError as error:
+            # Writing there says what is wrong better than this, if anything is.
+            _LOG.warning("%s cannot be locked (%s); start one process only", place, error.strerror)
+        yield
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an exception, or one that it was raised for, says that a disk or a quota is full."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def brief(error: Exception) -> str:

@@ -53,9 +53,15 @@ def load_tokenizer(
 
 
 def load_decoder(
-    path: storage.Where, mesh: jax.sharding.Mesh, rules: parallel.Rules = parallel.RULES
+    path: storage.Where,
+    mesh: jax.sharding.Mesh,
+    rules: parallel.Rules = parallel.RULES,
+    which: str = "",
 ) -> tuple[Decoder, Any, dict[str, Any]]:
     """Network, parameters (sharded by the rules) and what `model.json` says.
+
+    `which` is "raw", or "ema" for the average of the parameters; "" the average if there is one.
+    The third result says which it was, as `params`.
 
     Raises:
         InputError: absent, damaged, or not a decoder.
@@ -66,7 +72,9 @@ def load_decoder(
     network = decoder_of(about["config"])
     abstract = jax.eval_shape(lambda: init_decoder(network, jax.random.key(0)))
     shardings = parallel.shardings_of(abstract, mesh, rules)
-    return network, checkpoint.load_params(path, abstract, shardings), about
+    which = checkpoint.which_params(path, about, which)
+    params = checkpoint.load_params(path, abstract, shardings, which)
+    return network, params, about | {"params": which}
 
 
 def lay_out(

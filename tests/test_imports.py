@@ -69,7 +69,13 @@ def test_imports_point_downwards(file):
         if allowed is not None:
             assert room(target) in allowed, f"{file} imports lpd_jax.{name}"
         if here[0] == "tasks" and here[1] not in ("pipeline.py", "ablate.py"):
-            shared = target[0] != "tasks" or target[1] in ("build", "check", "results", "workdir")
+            shared = target[0] != "tasks" or target[1] in (
+                "build",
+                "check",
+                "results",
+                "start",
+                "workdir",
+            )
             assert shared, f"{file} imports another task, lpd_jax.{name}"
 
 

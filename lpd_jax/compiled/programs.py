@@ -70,7 +70,7 @@ def train_program(
         "label": jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=rows),
     }
     known = {"parameters": state.params, "optimizer": state.opt_state}
-    if state.ema is not None:
+    if jax.tree.leaves(state.ema):
         known["average of parameters"] = state.ema
     return Program("train step", batch, step, (state, arrays), known)
 

@@ -34,12 +34,13 @@ def load(
     rules: parallel.Rules,
     dtype: str | None,
     quantize: str,
+    params: str,
 ) -> Models:
     """The models in `path/decoder/model` and `path/tokenizer/model`; see `Sampler.load`."""
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"the models cannot be in {path!r}; give the path of a directory.")
     path = storage.path(path)
-    decoder, decoder_params, about = load_decoder(path / "decoder/model", mesh, rules)
+    decoder, decoder_params, about = load_decoder(path / "decoder/model", mesh, rules, params)
     tokenizer, tokenizer_params, found = load_tokenizer(path / "tokenizer/model", mesh)
     if about["tokenizer"] != found["fingerprint"]:
         raise InputError(

@@ -58,6 +58,7 @@ class Sampler:
         rules: parallel.Rules = parallel.RULES,
         dtype: str | None = None,
         quantize: str = "",
+        params: str = "",
     ) -> "Sampler":
         """The models in `path/decoder/model` and `path/tokenizer/model`.
 
@@ -68,12 +69,14 @@ class Sampler:
                 official evaluation does); what they were trained or converted with by default.
             quantize: "int8" keeps the kernels of the decoder's blocks and head in int8,
                 "int8_w8a8" multiplies integers too (see `lpd_jax.quantize`); empty for neither.
+            params: "raw" for the parameters of the last step, "ema" for their average, empty for
+                the average where training kept one.
 
         Raises:
             InputError: one is absent or damaged, or they do not belong together.
         """
         mesh = mesh or parallel.make_mesh(parallel.MeshConfig())
-        models = loading.load(path, mesh, rules, dtype, quantize)
+        models = loading.load(path, mesh, rules, dtype, quantize, params)
         return cls(**vars(models), mesh=mesh, rules=rules)
 
     def __call__(

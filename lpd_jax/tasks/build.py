@@ -115,7 +115,7 @@ def loop(config: ConfigDict) -> LoopConfig:
 
 def lasting(config: ConfigDict) -> dict[str, Any]:
     """The fields of a training section that decide what is learned, not how often it is shown."""
-    rhythm = ("log_every", "save_every", "keep", "keep_every")
+    rhythm = {field.name for field in dataclasses.fields(LoopConfig)} - {"steps"}
     return {name: value for name, value in config.to_dict().items() if name not in rhythm}
 
 
@@ -238,6 +238,7 @@ def sampler(config: ConfigDict, workdir: storage.Where) -> Sampler:
         rules(config),
         config.sample.dtype,
         config.sample.quantize,
+        config.sample.params,
     )
 
 

@@ -40,7 +40,7 @@ def name(
         of,
         "orders" if section["order_file"] else section["order"],
         f"{steps}steps",
-        f"cfg{section['guidance']:g}",
+        "cfgNone" if section["guidance"] is None else f"cfg{section['guidance']:g}",
         f"t{section['temperature']:g}",
         f"seed{settings['seed']}",
         "" if labels is None else _shortened(labels),

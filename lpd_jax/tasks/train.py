@@ -1,37 +1,43 @@
 """Task: trains the decoder on codes, with the paper's scheme (section 3.1)."""
 
 import dataclasses
+import json
 import logging
-from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lpd_jax import checkpoint, parallel, storage
+from lpd_jax import checkpoint, checks, distributed, parallel, storage
 from lpd_jax.data import codes as code_dataset
 from lpd_jax.data import pipeline
 from lpd_jax.data.sources import Arrays
 from lpd_jax.errors import InputError
 from lpd_jax.metrics import read_rows
 from lpd_jax.models.attention import check_kernel
-from lpd_jax.models.decoder import Decoder, DecoderConfig
-from lpd_jax.tasks import build
-from lpd_jax.tasks.workdir import claim, plain, timed, write_json
-from lpd_jax.trained import init_decoder, load_decoder
+from lpd_jax.models.decoder import Decoder
+from lpd_jax.sampler import Sampler
+from lpd_jax.tasks import build, start
+from lpd_jax.tasks.workdir import alone, claim, plain, timed, write_json
+from lpd_jax.trained import decoder_of, init_decoder, load_decoder, load_tokenizer
+from lpd_jax.training.heldout import Heldout, heldout_losses, mean_and_error
+from lpd_jax.training.loop import Evaluator
+from lpd_jax.training.loop import train as run_training
 from lpd_jax.training.objectives import decoder_loss
-from lpd_jax.training.run import train as run_training
-from lpd_jax.training.state import TrainState
+from lpd_jax.training.optimizer import learning_rate
+from lpd_jax.training.step import Part, TrainState
+from lpd_jax.training.throughput import decoder_flops
+from lpd_jax.viz import images as pictures
 from lpd_jax.viz import plots
-from lpd_jax.weights import resize_pos_embed
 
 _LOG = logging.getLogger(__name__)
 # How a step is computed, not what: a run may go on with other devices, and so with other ones.
 _HOW = ("accumulate", "loss_chunk", "remat", "attention", "attention_split")
-_POS_EMBED = (jax.tree_util.DictKey("pos_embed"),)
+_BEGIN = ("init_from", "fork_from", "fork_step")  # named in the settings if the run began so
+_LENGTH = ("steps", "decay_start")  # what may change when a run is lengthened
+_NAME = "decoder"  # of the only part that is trained
+_SHEET = 16  # images at most
 
 
 def run(
@@ -39,66 +45,119 @@ def run(
 ) -> dict[str, float]:
     """Trains (or goes on training) in `workdir/decoder`; returns its figures.
 
-    The codes are those in `workdir/codes`, unless `codes` names another directory.
+    The codes are those in `workdir/codes`, unless `codes` names another directory. A larger
+    `train.steps` than that of the run lengthens it; `train.fork_from` begins with another run's
+    checkpoint, codes and tokenizer.
     """
-    workdir = storage.path(workdir)
-    codes = storage.path(codes or workdir / "codes")
-    if not 0 <= config.train.label_drop < 1:
-        raise InputError(f"train.label_drop={config.train.label_drop} must be in [0, 1).")
-    spec = code_dataset.read_spec(codes)
-    platform = build.mesh(config).devices.flat[0].platform
-    check_kernel(config.decoder.attention, config.decoder.dtype, platform)
-    directory = claim(
-        workdir / "decoder",
-        {
-            "seed": config.seed,
-            "decoder": _without(config.decoder, _HOW),
-            "train": _without(build.lasting(config.train), _HOW),
-            "tokenizer": spec.tokenizer["fingerprint"],
-        },
-    )
-    network = Decoder(
-        DecoderConfig(
+    workdir, section = storage.path(workdir), config.train
+    _check(config)
+    with alone(workdir / "decoder"):
+        if section.fork_from:
+            codes = codes or storage.path(section.fork_from) / "codes"
+            source = storage.path(section.fork_from)
+            start.share_tokenizer(source, workdir, build.mesh(config))
+        codes = storage.path(codes or workdir / "codes")
+        spec = code_dataset.read_spec(codes)
+        build.check_source(config, spec)
+        directory = _claim(config, workdir / "decoder", spec)
+        network = decoder_of(
+            config.decoder,
             grid=spec.grid,
             vocab_size=spec.codebook_size,
             num_classes=len(spec.class_names),
-            **config.decoder,
         )
-    )
-    if not (directory / "model/model.json").is_file():
+        if not distributed.from_first(_finished(directory, section.steps)):
+            with timed(workdir, "train"):
+                # The state is gone when this returns: the report loads the model again.
+                _train(config, workdir, network, codes, spec)
         with timed(workdir, "train"):
-            state = _train(config, directory, network, codes, spec)
-            about = {
-                "kind": "decoder",
-                "config": dataclasses.asdict(network.config),
-                "class_names": spec.class_names,
-                "label_drop": config.train.label_drop,
-                "tokenizer": spec.tokenizer["fingerprint"],
-            }
-            params = state.params if state.ema is None else state.ema
-            checkpoint.save_model(directory / "model", plain(about), params)
-    with timed(workdir, "train"):
-        return _report(config, directory, codes)
+            return _report(config, directory, codes)
+
+
+def _check(config: ConfigDict) -> None:
+    section = config.train
+    if not checks.number("train.label_drop", section.label_drop, 0) < 1:
+        raise InputError(f"train.label_drop={section.label_drop} must be in [0, 1).")
+    if section.init_from and section.fork_from:
+        raise InputError(
+            "train.init_from begins with parameters and train.fork_from with a whole run; give one."
+        )
+    platform = build.mesh(config).devices.flat[0].platform
+    check_kernel(config.decoder.attention, config.decoder.dtype, platform)
+    build.loop(section)
+    build.optimizer(section)
+
+
+def _claim(
+    config: ConfigDict, directory: storage.Path, spec: code_dataset.CodesSpec
+) -> storage.Path:
+    """The directory as the work of these settings; a run that was shorter is lengthened."""
+    section = _without(build.lasting(config.train), _HOW)
+    settings = {
+        "seed": config.seed,
+        "decoder": _without(config.decoder, _HOW),
+        "train": section,
+        "tokenizer": spec.tokenizer["fingerprint"],
+    }
+    file = directory / "settings.json"
+    found = distributed.from_first(json.loads(file.read_text()) if file.is_file() else {})
+    before = found.get("train")
+    if before and before["steps"] < section["steps"]:
+        old = section | {name: before[name] for name in _LENGTH}
+        claim(directory, settings | {"train": old}, config)
+        _lengthen(config, directory, found, {name: section[name] for name in _LENGTH})
+    return claim(directory, settings, config)
+
+
+def _lengthen(
+    config: ConfigDict, directory: storage.Path, found: dict[str, Any], length: dict[str, int]
+) -> None:
+    """Writes the new length into the settings of a run that has a checkpoint to go on from."""
+    before, model = found["train"], directory / "model/model.json"
+    if not distributed.from_first(start.has_checkpoint(directory)):
+        if distributed.from_first(model.is_file()):
+            raise InputError(
+                f"the checkpoints of the run in {directory} are gone, so that it cannot be "
+                "lengthened; begin a new one with its parameters (train.init_from)."
+            )
+    elif jax.process_index() == 0:
+        new = build.optimizer(config.train)
+        old = dataclasses.replace(new, **{name: before[name] for name in _LENGTH})
+        rates = [float(learning_rate(o)(old.steps)) for o in (old, new)]
+        _LOG.info(
+            "train: lengthened from %d to %d steps; the learning rate at step %d is %.3g by the "
+            "schedule of the new length (%.3g by the old one)",
+            old.steps, new.steps, old.steps, rates[1], rates[0],
+        )  # fmt: skip
+    if jax.process_index() == 0:
+        if model.is_file():  # says how long it was trained: it is no longer the end of the run
+            write_json(model, {"steps": before["steps"]} | json.loads(model.read_text()))
+        write_json(directory / "settings.json", found | {"train": before | length})
+
+
+def _finished(directory: storage.Path, steps: int) -> bool:
+    """Whether there is a model that was trained for as long as is asked."""
+    file = directory / "model/model.json"
+    return file.is_file() and json.loads(file.read_text()).get("steps", steps) >= steps
 
 
 def _train(
     config: ConfigDict,
-    directory: storage.Path,
+    workdir: storage.Path,
     network: Decoder,
     codes: storage.Path,
     spec: code_dataset.CodesSpec,
-) -> TrainState:
-    section, mesh = config.train, build.mesh(config)
-    ways = parallel.batch_ways(mesh)
-    if section.batch_size % (ways * section.accumulate):
-        raise InputError(
-            f"train.batch_size={section.batch_size} does not divide into train.accumulate="
-            f"{section.accumulate} parts of which each divides among {ways} devices (mesh data x "
-            f"fsdp); make it a multiple of {ways * section.accumulate}."
-        )
-    initial = None
-    if section.init_from and not _has_checkpoint(directory):
-        initial = _from_model(storage.path(section.init_from), network, spec)
+) -> None:
+    """Trains and writes the model."""
+    section, mesh, rules = config.train, build.mesh(config), build.rules(config)
+    directory = workdir / "decoder"
+    _check_batch(config, mesh)
+    initial = fork = None
+    if not distributed.from_first(start.has_checkpoint(directory)):
+        if section.init_from:
+            initial = start.from_model(storage.path(section.init_from), network, spec)
+        if section.fork_from:
+            fork = start.from_run(storage.path(section.fork_from), section.fork_step, section.steps)
     steps_of = build.steps_of(section, network.config.num_tokens)
     batches = pipeline.batches(
         Arrays(code_dataset.load_codes(codes, "train")),
@@ -107,122 +166,143 @@ def _train(
         rows=parallel.process_rows(mesh, section.batch_size),
         transform=pipeline.choose_view,
     )
-    return run_training(
-        "train",
-        directory,
+    part = Part(
         lambda key: init_decoder(network, key),
         decoder_loss(network, steps_of, section.label_drop, section.loss_chunk),
+        build.optimizer(section),
+        section.ema_decay,
+        initial=initial,
+    )
+    state = run_training(
+        "train",
+        directory,
+        {_NAME: part},
         iter(batches),
         fields=("codes", "label"),
-        optimizer=build.optimizer(section),
         loop=build.loop(section),
         seed=config.seed,
         mesh=mesh,
-        rules=build.rules(config),
-        ema_decay=section.ema_decay,
-        initial=initial,
+        rules=rules,
+        evaluators=_evaluators(config, workdir, network, codes, spec),
+        fork=fork,
+        flops=decoder_flops(network.config),
     )
+    _save(config, directory, network, spec, state)
 
 
-def _has_checkpoint(directory: storage.Path) -> bool:
-    path = directory / "checkpoints"
-    if not path.is_dir():
-        return False
-    with checkpoint.Checkpoints(path) as checkpoints:
-        return checkpoints.latest is not None
-
-
-def _from_model(
-    path: storage.Path, network: Decoder, spec: code_dataset.CodesSpec
-) -> Callable[[Any], Any]:
-    """Loader of the parameters to begin with: those at `path`, for the grid of `network`.
-
-    Args:
-        path: a workdir in which a decoder was trained or converted, or the directory of one.
-        network: what is to be trained.
-        spec: of the codes to train on.
-
-    Returns:
-        Abstract parameters with shardings -> parameters.
-
-    Raises:
-        InputError: there is no decoder, or it differs in more than the grid.
-    """
-    places = (path / "decoder/model", path / "model", path)
-    path = next((p for p in places if (p / "model.json").is_file()), places[0])
-    about = checkpoint.read_model_json(path, "decoder")
-    source = Decoder(DecoderConfig(**about["config"]))
-    theirs, ours = (
-        nn.unbox(jax.eval_shape(lambda n=n: init_decoder(n, jax.random.key(0))))
-        for n in (source, network)
+def _save(config, directory, network, spec, state: TrainState) -> None:
+    """Writes the model directory."""
+    params, ema = state.params[_NAME], state.ema[_NAME]
+    about = plain(
+        {
+            "kind": "decoder",
+            "config": dataclasses.asdict(network.config),
+            "class_names": spec.class_names,
+            "label_drop": config.train.label_drop,
+            "tokenizer": spec.tokenizer["fingerprint"],
+        }
     )
-    found, wanted = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (theirs, ours))
-    different = [
-        f"{jax.tree_util.keystr(name, simple=True, separator='/')} is "
-        f"{found[name].shape}, not {leaf.shape}"
-        for name, leaf in wanted.items()
-        if found[name].shape != leaf.shape and name != _POS_EMBED
-    ]
-    if different:
+    about["fingerprint"] = checkpoint.fingerprint(about, params if ema is None else (params, ema))
+    about |= plain({"steps": config.train.steps, "sampling": build.sampling_defaults(config)})
+    checkpoint.save_model(directory / "model", about, params, ema=ema)
+
+
+def _check_batch(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    section, ways = config.train, parallel.batch_ways(mesh)
+    if section.batch_size % (ways * section.accumulate):
         raise InputError(
-            f"the decoder in {path} cannot initialise this one: {'; '.join(different)}. Only the "
-            "grid may differ; change the decoder section, or train.init_from."
+            f"train.batch_size={section.batch_size} does not divide into train.accumulate="
+            f"{section.accumulate} parts of which each divides among {ways} devices (mesh data x "
+            f"fsdp); make it a multiple of {ways * section.accumulate}."
         )
-    if about.get("tokenizer") != spec.tokenizer["fingerprint"]:
-        _LOG.warning("train: the decoder in %s was trained on codes of another tokenizer", path)
 
-    def load(abstract):
-        shardings = jax.tree.map(lambda x: x.sharding, abstract)
-        whole = parallel.replicated(shardings["pos_embed"].mesh)
-        params = checkpoint.load_params(path, theirs, shardings | {"pos_embed": whole})
-        if source.config.grid != network.config.grid:
-            resized = resize_pos_embed(params["pos_embed"], source.config.grid, network.config.grid)
-            params["pos_embed"] = resized
-        placed = jax.device_put(params["pos_embed"], shardings["pos_embed"])
-        _LOG.info("train: starting from the parameters in %s", path)
-        return params | {"pos_embed": placed}
 
-    return load
+def _evaluators(
+    config: ConfigDict,
+    workdir: storage.Path,
+    network: Decoder,
+    codes: storage.Path,
+    spec: code_dataset.CodesSpec,
+) -> list[Evaluator]:
+    """What the section asks for: held-out loss, a sheet of samples with fixed seeds."""
+    section, mesh, found = config.train, build.mesh(config), []
+    if section.eval_every:
+        losses = _heldout(config, network, codes)
+        steps_of = build.steps_of(section, network.config.num_tokens)
+
+        def heldout(step: int, state: TrainState) -> dict[str, float]:
+            mean, error = mean_and_error(losses(state.params[_NAME], steps_of))
+            row = {"heldout_loss": mean, "heldout_loss_se": error}
+            if state.ema[_NAME] is not None:
+                row["ema_heldout_loss"] = mean_and_error(losses(state.ema[_NAME], steps_of))[0]
+            return row
+
+        found.append(Evaluator("heldout", section.eval_every, heldout))
+    if section.sheet_every:
+        path = storage.path(config.checkpoint or workdir) / "tokenizer/model"
+        tokenizer, tokenizer_params, _ = load_tokenizer(path, mesh)
+        labels = np.arange(network.config.num_classes)[:_SHEET]
+
+        def sheet(step: int, state: TrainState) -> dict[str, np.ndarray]:
+            average = state.ema[_NAME]
+            sampler = Sampler(
+                decoder=Decoder(dataclasses.replace(network.config, dropout=0.0)),
+                decoder_params=state.params[_NAME] if average is None else average,
+                tokenizer=tokenizer,
+                tokenizer_params=tokenizer_params,
+                class_names=spec.class_names,
+                guidable=section.label_drop > 0,
+                mesh=mesh,
+                rules=build.rules(config),
+            )
+            images = build.generate(config, config.sample, sampler, labels).images
+            page = pictures.grid(images, 8, max(1, 64 // images.shape[1]))
+            if jax.process_index() == 0:
+                pictures.save_png(page, workdir / f"decoder/sheets/{step:07d}.png")
+            return {"samples": np.asarray(page.convert("RGB"))}
+
+        found.append(Evaluator("sheet", section.sheet_every, sheet))
+    return found
+
+
+def _heldout(config: ConfigDict, network: Decoder, codes: storage.Path) -> Heldout:
+    """Losses of all held-out images; the first view of each, which is not flipped."""
+    arrays = code_dataset.load_codes(codes, "heldout")
+    return heldout_losses(
+        network,
+        {"codes": arrays["codes"][:, 0], "label": arrays["label"]},
+        batch_size=config.train.batch_size,
+        key=jax.random.key(config.seed),
+        mesh=build.mesh(config),
+        chunk=config.train.loss_chunk,
+    )
 
 
 def _without(section: ConfigDict | dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """A section without these fields, and without a start that it does not name."""
-    start = () if section.get("init_from") else ("init_from",)
-    return {name: value for name, value in section.items() if name not in (*names, *start)}
+    """A section without these fields, and without beginnings that it does not name."""
+    unnamed = tuple(name for name in _BEGIN if not section.get(name))
+    return {name: value for name, value in section.items() if name not in (*names, *unnamed)}
 
 
 def _report(config: ConfigDict, directory: storage.Path, codes: storage.Path) -> dict[str, float]:
     """Held-out loss per code for each schedule that training draws from, and the curves."""
     mesh, rules = build.mesh(config), build.rules(config)
-    network, params, _ = load_decoder(directory / "model", mesh, rules)
-    network = Decoder(dataclasses.replace(network.config, dropout=0.0))
-    arrays = code_dataset.load_codes(codes, "heldout")
-    size = min(config.train.batch_size, len(arrays["label"]))
+    network, params, about = load_decoder(directory / "model", mesh, rules, config.sample.params)
     steps_of = build.steps_of(config.train, network.config.num_tokens)
-    key = jax.random.key(config.seed)
-
-    @jax.jit
-    def loss(params, batch, step_of):
-        score = decoder_loss(network, step_of[None], 0.0, config.train.loss_chunk)
-        return score(params, batch, key)[0]
-
-    def mean_loss(step_of) -> float:
-        losses = []
-        for start in range(0, len(arrays["label"]) - size + 1, size):
-            rows = slice(start, start + size)
-            batch = {"codes": arrays["codes"][rows, 0], "label": arrays["label"][rows]}
-            losses.append(loss(params, batch, step_of))
-        return float(np.mean(jax.device_get(losses)))
-
+    losses, figures, words = _heldout(config, network, codes), {}, []
     with parallel.use(mesh, rules):
-        figures = {
-            f"heldout_loss_{steps}_steps": mean_loss(jnp.asarray(step_of))
-            for steps, step_of in zip(config.train.schedules, steps_of, strict=True)
-        }
+        for steps, step_of in zip(config.train.schedules, steps_of, strict=True):
+            mean, error = mean_and_error(losses(params, step_of[None]))
+            figures[f"heldout_loss_{steps}_steps"] = mean
+            figures[f"heldout_loss_{steps}_steps_se"] = error
+            words.append(f"{mean:.4f} ± {error:.4f} in {steps} steps")
+    overall = float(np.mean([figures[f"heldout_loss_{n}_steps"] for n in config.train.schedules]))
     if jax.process_index() == 0:
         write_json(directory / "figures.json", figures)
-        rows = read_rows(directory)
-        figure = plots.curves(rows, ["loss", "accuracy", "grad_norm", "learning_rate"])
+        figure = plots.curves(
+            [*read_rows(directory), {"step": config.train.steps, "heldout_loss": overall}],
+            ["loss", "accuracy", "grad_norm", "learning_rate"],
+        )
         plots.save(figure, directory / "curves.png")
-    _LOG.info("train: %s", figures)
+    _LOG.info("train: held-out loss (%s parameters) %s", about["params"], ", ".join(words))
     return figures

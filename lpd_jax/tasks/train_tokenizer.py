@@ -1,23 +1,24 @@
 """Task: trains the VQ tokenizer on images, and shows what it makes of held-out ones."""
 
 import logging
+from typing import Any
 
 import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lpd_jax import checkpoint, parallel, storage
+from lpd_jax import checkpoint, distributed, parallel, storage
 from lpd_jax.data import pipeline
 from lpd_jax.evaluation import reconstruction
 from lpd_jax.metrics import read_rows
 from lpd_jax.models.tokenizer import Tokenizer, to_uint8
 from lpd_jax.tasks import build
-from lpd_jax.tasks.workdir import claim, plain, timed, write_json
+from lpd_jax.tasks.workdir import alone, claim, plain, timed, write_json
 from lpd_jax.trained import init_tokenizer, load_tokenizer
+from lpd_jax.training.loop import train as run_training
 from lpd_jax.training.objectives import tokenizer_loss
-from lpd_jax.training.run import train as run_training
-from lpd_jax.training.state import TrainState
+from lpd_jax.training.step import Part
 from lpd_jax.viz import images as pictures
 from lpd_jax.viz import plots
 
@@ -26,30 +27,37 @@ _LOG = logging.getLogger(__name__)
 
 def run(config: ConfigDict, workdir: storage.Where) -> dict[str, float]:
     """Trains (or goes on training) in `workdir/tokenizer`; returns its figures."""
-    directory = claim(
-        storage.path(workdir) / "tokenizer",
-        {
-            "seed": config.seed,
-            "data": config.data,
-            "tokenizer": config.tokenizer,
-            "train_tokenizer": build.lasting(config.train_tokenizer),
-        },
-    )
-    network = build.tokenizer(config)
-    train = build.images(config.data, "train")
-    heldout = build.images(config.data, "heldout")
-    grid = build.grid(config)
-    if not (directory / "model/model.json").is_file():
+    workdir = storage.path(workdir)
+    build.loop(config.train_tokenizer)
+    build.optimizer(config.train_tokenizer)
+    with alone(workdir / "tokenizer"):
+        directory = claim(
+            workdir / "tokenizer",
+            {
+                "seed": config.seed,
+                "data": config.data,
+                "tokenizer": config.tokenizer,
+                "train_tokenizer": build.lasting(config.train_tokenizer),
+            },
+            config,
+        )
+        network = build.tokenizer(config)
+        train = build.images(config.data, "train")
+        heldout = build.images(config.data, "heldout")
+        grid = build.grid(config)
+        if not distributed.from_first((directory / "model/model.json").is_file()):
+            with timed(workdir, "train_tokenizer"):
+                params = _train(config, directory, network, train)
+                about = plain({"kind": "tokenizer", "config": network.config, "data": config.data})
+                about["fingerprint"] = checkpoint.fingerprint(about, params)
+                checkpoint.save_model(directory / "model", about, params)
+                del params
         with timed(workdir, "train_tokenizer"):
-            params = _train(config, directory, network, train).params
-            about = plain({"kind": "tokenizer", "config": network.config, "data": config.data})
-            about["fingerprint"] = checkpoint.fingerprint(about, params)
-            checkpoint.save_model(directory / "model", about, params)
-    with timed(workdir, "train_tokenizer"):
-        return _report(config, directory, heldout, grid)
+            return _report(config, directory, heldout, grid)
 
 
-def _train(config: ConfigDict, directory: storage.Path, network: Tokenizer, source) -> TrainState:
+def _train(config: ConfigDict, directory: storage.Path, network: Tokenizer, source) -> Any:
+    """Parameters after training."""
     section, mesh = config.train_tokenizer, build.mesh(config)
     batches = pipeline.batches(
         source,
@@ -58,19 +66,23 @@ def _train(config: ConfigDict, directory: storage.Path, network: Tokenizer, sour
         rows=parallel.process_rows(mesh, section.batch_size),
         transform=pipeline.flip_or_not if config.data.flip else None,
     )
-    return run_training(
-        "train_tokenizer",
-        directory,
+    part = Part(
         lambda key: init_tokenizer(network, key),
         tokenizer_loss(network),
+        build.optimizer(section),
+    )
+    state = run_training(
+        "train_tokenizer",
+        directory,
+        {"tokenizer": part},
         iter(batches),
         fields=("image",),
-        optimizer=build.optimizer(section),
         loop=build.loop(section),
         seed=config.seed,
         mesh=mesh,
         rules=build.rules(config),
     )
+    return state.params["tokenizer"]
 
 
 def _report(
@@ -110,5 +122,9 @@ def _report(
         figure = plots.curves(rows, ["mse", "commitment", "entropy", "codes_in_batch"])
         plots.save(figure, directory / "curves.png")
         plots.save(plots.code_histogram(counts), directory / "codebook.png")
-    _LOG.info("train_tokenizer: %s", figures)
+    _LOG.info(
+        "train_tokenizer: held-out PSNR %.2f dB, %.1f %% of the codes used",
+        figures["psnr_db"],
+        100 * figures["codebook_usage"],
+    )
     return figures

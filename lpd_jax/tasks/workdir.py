@@ -143,6 +143,27 @@ def done(file: storage.Path) -> bool:
     return distributed.decided(file.is_file)
 
 
+@contextlib.contextmanager
+def alone(directory: storage.Where) -> Iterator[None]:
+    """The block is the only one, of all jobs, that works in `directory`; see `storage.locked`.
+
+    Every process calls it; process 0 holds the lock.
+
+    Raises:
+        InputError: another job is at work there.
+    """
+    with contextlib.ExitStack() as stack:
+        refused = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(storage.locked(directory))
+            except InputError as error:
+                refused = str(error)
+        if refused := distributed.from_first(refused):
+            raise InputError(refused)
+        yield
+
+
 def write_json(path: storage.Path, data: Any) -> None:
     """Writes a file whole or not at all."""
     storage.write_text(path, json.dumps(data, indent=2) + "\n")

@@ -3,6 +3,8 @@
 Dims: B batch, N image tokens, R schedules of group sizes, V codes.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,7 +13,7 @@ from lpd_jax import parallel
 from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import Decoder
 from lpd_jax.models.tokenizer import Tokenizer
-from lpd_jax.training.state import LossFn
+from lpd_jax.training.step import LossFn
 
 
 def decoder_loss(
@@ -30,12 +32,40 @@ def decoder_loss(
             computed again for the gradient); a divisor of N, or 0 for all of them.
 
     Returns:
-        (params, batch, key, place) -> (loss, metrics), for batches of `codes` int32 [B, N] and
-        `label` int32 [B].
+        (params, batch, key, place, state) -> (loss, metrics), for batches of `codes` int32 [B, N]
+        and `label` int32 [B].
 
     Raises:
         InputError: the tokens do not divide into such chunks.
     """
+    sums = _decoder_sums(decoder, steps_of, label_drop, chunk)
+
+    def loss_fn(params, batch, key, place=None, state=None):
+        del state
+        loss, hits = sums(params, batch, key, place)
+        tokens = batch["codes"].size
+        return loss / tokens, {"accuracy": hits / tokens}
+
+    return loss_fn
+
+
+def decoder_losses(decoder: Decoder, steps_of: jax.Array, chunk: int = 0) -> Callable:
+    """The loss of `decoder_loss` without dropout of labels, of each image by itself.
+
+    Returns:
+        (params, batch, key, index) -> float32 [B], mean cross-entropy of an image's tokens.
+        Image i draws from `fold_in(key', index[i])`, so that its loss is the same in any batch.
+    """
+    sums = _decoder_sums(decoder, steps_of, 0.0, chunk, axis=1)
+
+    def losses(params, batch, key, index):
+        return sums(params, batch, key, index)[0] / batch["codes"].shape[1]
+
+    return losses
+
+
+def _decoder_sums(decoder: Decoder, steps_of, label_drop, chunk, axis=None) -> Callable:
+    """(params, batch, key, place) -> cross-entropy and hits, summed over all tokens or an axis."""
     num_classes = decoder.config.num_classes
     steps_of = jnp.asarray(steps_of)
     if chunk < 0 or (chunk and steps_of.shape[1] % chunk):
@@ -51,7 +81,7 @@ def decoder_loss(
         dropped = jax.random.bernoulli(drop_key, label_drop)
         return order, steps_of[schedule], jnp.where(dropped, num_classes, label)
 
-    def loss_fn(params, batch, key, place=None):
+    def sums(params, batch, key, place):
         place = jnp.arange(batch["label"].shape[0]) if place is None else place
         draw_key, dropout_key = jax.random.split(key)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(draw_key, place)
@@ -68,21 +98,20 @@ def decoder_loss(
             method="hidden",
         )
         target = jnp.take_along_axis(batch["codes"], order, axis=1)
-        loss, hits = _sums(decoder, params, hidden, target, chunk or target.shape[1])
-        return loss / target.size, {"accuracy": hits / target.size}
+        return _sums(decoder, params, hidden, target, chunk or target.shape[1], axis)
 
-    return loss_fn
+    return sums
 
 
-def _sums(decoder: Decoder, params, hidden, target, chunk) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy and hits, summed over all tokens, `chunk` tokens of each image at a time."""
+def _sums(decoder: Decoder, params, hidden, target, chunk, axis) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy and hits, summed, `chunk` tokens of each image at a time."""
 
     def score(hidden, target):
         logits = decoder.apply({"params": params}, hidden, method="logits")
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
         own = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
         # A maximum, which the loss needs anyway, and not the place of it, which is slow to find.
-        return jnp.sum(loss), jnp.sum(own >= jnp.max(logits, axis=-1))
+        return jnp.sum(loss, axis), jnp.sum(own >= jnp.max(logits, axis=-1), axis)
 
     if chunk == target.shape[1]:
         return score(hidden, target)
@@ -93,7 +122,8 @@ def _sums(decoder: Decoder, params, hidden, target, chunk) -> tuple[jax.Array, j
     def split(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(len(x), -1, chunk, *x.shape[2:]), 1, 0)
 
-    zero = jnp.float32(0), jnp.int32(0)
+    sums = () if axis is None else (len(hidden),)
+    zero = jnp.zeros(sums, jnp.float32), jnp.zeros(sums, jnp.int32)
     return jax.lax.scan(jax.checkpoint(add), zero, (split(hidden), split(target)))[0]
 
 
@@ -101,11 +131,12 @@ def tokenizer_loss(tokenizer: Tokenizer) -> LossFn:
     """Squared error of the reconstruction, plus the quantiser's own losses.
 
     Returns:
-        (params, batch, key, place) -> (loss, metrics), for batches of `image` uint8 [B, H, W, C].
+        (params, batch, key, place, state) -> (loss, metrics), for batches of `image` uint8
+        [B, H, W, C].
     """
 
-    def loss_fn(params, batch, key, place=None):
-        del key, place
+    def loss_fn(params, batch, key, place=None, state=None):
+        del key, place, state
         images = batch["image"].astype(jnp.float32) / 127.5 - 1
         reconstruction, quantized = tokenizer.apply({"params": params}, images)
         mse = jnp.mean(jnp.square(reconstruction - images))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lpd_jax import checks
 from lpd_jax.errors import InputError
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -50,20 +51,32 @@ class OptimizerConfig:
                 f"learning-rate schedule {self.schedule!r} must be 'constant', 'cosine' or "
                 "'constant+cosine'."
             )
-        if self.accumulate < 1:
-            raise InputError(f"train.accumulate={self.accumulate} must be at least 1.")
+        checks.whole("accumulate", self.accumulate, 1)
+        for name in ("steps", "learning_rate", "eps"):
+            if not checks.number(name, getattr(self, name), 0) > 0:
+                raise InputError(f"{name}={getattr(self, name)!r} must be greater than 0.")
+        zero_or_more = ("min_learning_rate", "weight_decay", "clip_norm", "warmup_steps")
+        for name in (*zero_or_more, "decay_start"):
+            checks.number(name, getattr(self, name), 0)
+        for name in ("b1", "b2"):
+            if not checks.number(name, getattr(self, name), 0) < 1:
+                raise InputError(f"{name}={getattr(self, name)!r} must be less than 1.")
         if not self.warmup_steps < self.steps:
             raise InputError(
-                f"warm-up ({self.warmup_steps} steps) must end before training ({self.steps})."
+                f"warmup_steps={self.warmup_steps} must be less than steps={self.steps}."
             )
         if self.schedule == "constant+cosine" and not self.decay_start < self.steps:
             raise InputError(
-                f"decay_start={self.decay_start} must come before the last step ({self.steps})."
+                f"decay_start={self.decay_start} must be less than steps={self.steps}."
             )
 
 
 def learning_rate(config: OptimizerConfig) -> Schedule:
-    """Step (may be fractional) -> learning rate, float32. Source: official `util/lr_sched.py`."""
+    """Step (may be fractional) -> learning rate, float32. Source: official `util/lr_sched.py`.
+
+    Not `optax.join_schedules`: it rounds otherwise in up to half of the steps, so that runs that go
+    on would change, and gives another rate where `decay_start` lies in the warm-up.
+    """
     c = config
 
     def cosine(step, start):

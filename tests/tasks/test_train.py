@@ -8,14 +8,17 @@ import jax
 import numpy as np
 import pytest
 
-from lpd_jax import checkpoint, parallel
+from lpd_jax import checkpoint, parallel, storage
 from lpd_jax.checkpoint import Checkpoints
 from lpd_jax.configs import digits
 from lpd_jax.data.codes import CodesSpec, finalize, missing_shards, write_shard
 from lpd_jax.errors import InputError
+from lpd_jax.metrics import read_rows
 from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 from lpd_jax.tasks import train
-from lpd_jax.trained import init_decoder, load_decoder
+from lpd_jax.tasks.workdir import plain
+from lpd_jax.trained import init_decoder, init_tokenizer, load_decoder
 from lpd_jax.weights import resize_pos_embed
 
 SPEC = CodesSpec(
@@ -73,18 +76,17 @@ def earlier(tmp_path_factory):
 
 def begun(monkeypatch):
     """The parameters that training was handed, and where they lay (their buffers are donated)."""
-    seen = []
-    plain = train.run_training
+    seen, plain = [], train.start.from_model
 
-    def run_training(*args, initial, **how):
+    def from_model(*args):
         def watched(abstract):
-            params = initial(abstract)
+            params = plain(*args)(abstract)
             seen.append((jax.device_get(params), jax.tree.map(lambda x: x.sharding, params)))
             return params
 
-        return plain(*args, initial=initial and watched, **how)
+        return watched
 
-    monkeypatch.setattr(train, "run_training", run_training)
+    monkeypatch.setattr(train.start, "from_model", from_model)
     return seen
 
 
@@ -110,7 +112,7 @@ def test_a_run_that_goes_on_does_not_begin_again(workdir, earlier, monkeypatch, 
     train.run(config(init_from=path), workdir)
     (workdir / "decoder/model/model.json").unlink()
     seen = begun(monkeypatch)
-    monkeypatch.setattr(train, "_from_model", None)
+    monkeypatch.setattr(train.start, "from_model", None)
     again = config(init_from=path, accumulate=2, loss_chunk=16)
     again.mesh.update(data=1, fsdp=-1)
     again.decoder.update(attention_split=False, remat="full")
@@ -158,3 +160,88 @@ def test_the_finished_model_is_what_was_trained(workdir):
     mesh = parallel.make_mesh(parallel.MeshConfig())
     one, two = (load_decoder(p / "decoder/model", mesh)[1] for p in (workdir, other))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-4), one, two)
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def test_a_run_is_lengthened_and_forked(workdir, caplog):
+    constant = {"schedule": "constant", "decay_start": 0}
+    mesh = parallel.make_mesh(parallel.MeshConfig())
+    (workdir / "tokenizer").mkdir()
+    whole = workdir / "whole"
+    train.run(config(steps=4, **constant), whole, workdir / "codes")
+    train.run(config(**constant), workdir)
+    train.run(config(steps=4, **constant), workdir)
+    same(*(load_decoder(p / "decoder/model", mesh)[1] for p in (whole, workdir)))
+    assert json.loads((workdir / "decoder/settings.json").read_text())["train"]["steps"] == 4
+    with pytest.raises(InputError, match=r"train\.steps was 4, now 2"):
+        train.run(config(**constant), workdir)
+    with pytest.raises(InputError, match=r"train\.learning_rate was"):
+        train.run(config(steps=6, learning_rate=0.1, **constant), workdir)
+
+    fork = {"fork_from": str(workdir), "learning_rate": 0.1, **constant}
+    with pytest.raises(InputError, match="has done 4 steps at that checkpoint"):
+        train.run(config(steps=4, **fork), workdir / "fork")
+    with pytest.raises(InputError, match="checkpoints of the steps 2, 4; choose"):
+        train.run(config(steps=4, fork_step=3, **fork), workdir / "fork")
+    train.run(config(steps=4, fork_step=2, **fork), workdir / "fork")
+    ours, theirs = (read_rows(p / "decoder") for p in (workdir / "fork", workdir))
+    assert [row["step"] for row in ours] == [2, 3]
+    assert ours[0]["loss"] == theirs[2]["loss"] and ours[1]["loss"] != theirs[3]["loss"]
+    assert (workdir / "fork/tokenizer").samefile(workdir / "tokenizer")
+
+
+def test_a_checkpoint_of_one_network_has_the_layout_that_it_always_had(workdir):
+    train.run(config(ema_decay=0.9), workdir)
+    path = (workdir / "decoder/checkpoints/2").absolute()
+    state = checkpoint.ocp.load_checkpointables(path)["state"]
+    assert set(state) == {"step", "params", "opt_state", "ema"}
+    assert "blocks" in state["params"] and "blocks" in state["ema"]
+
+
+def test_what_is_looked_at_while_training_goes_on(workdir):
+    """Held-out loss and a sheet of samples; the model keeps its average beside its parameters."""
+    network = Tokenizer(
+        TokenizerConfig(
+            ch=8, ch_mult=(1, 1), num_res_blocks=1, z_channels=8, codebook_size=48, norm_groups=4
+        )
+    )
+    params = jax.jit(lambda key: init_tokenizer(network, key))(jax.random.key(0))
+    about = plain({"kind": "tokenizer", "config": network.config, "fingerprint": "of-both"})
+    checkpoint.save_model(workdir / "tokenizer/model", about, params)
+    looked = config(ema_decay=0.9, eval_every=1, sheet_every=2)
+    looked.sample.update(steps=4)
+    figures = train.run(looked, workdir)
+    rows = read_rows(workdir / "decoder")
+    assert [row["step"] for row in rows if "heldout_loss" in row] == [1, 2]
+    assert 0 < rows[-1]["heldout_loss_se"] < rows[-1]["heldout_loss"]
+    assert (workdir / "decoder/sheets/0000002.png").is_file()
+    # One schedule: the evaluator's average and the report's are the same figure.
+    assert rows[-1]["ema_heldout_loss"] == pytest.approx(figures["heldout_loss_8_steps"], rel=1e-6)
+    assert 0 < figures["heldout_loss_8_steps_se"] < 1
+
+    mesh = parallel.make_mesh(parallel.MeshConfig())
+    path = workdir / "decoder/model"
+    default, ema, raw = (load_decoder(path, mesh, which=w) for w in ("", "ema", "raw"))
+    assert [x[2]["params"] for x in (default, ema, raw)] == ["ema", "ema", "raw"]
+    same(default[1], ema[1])
+    assert not np.array_equal(raw[1]["head"]["kernel"], ema[1]["head"]["kernel"])
+    assert raw[2]["sampling"]["steps"] == 4 and len(raw[2]["fingerprint"]) == 16
+
+
+def test_a_model_without_an_average_says_so(earlier):
+    path, mesh = earlier[0] / "decoder/model", parallel.make_mesh(parallel.MeshConfig())
+    assert load_decoder(path, mesh)[2]["params"] == "raw"
+    with pytest.raises(InputError, match="keeps no average"):
+        load_decoder(path, mesh, which="ema")
+    with pytest.raises(InputError, match=r"sample\.params='mean' must be"):
+        load_decoder(path, mesh, which="mean")
+
+
+def test_a_workdir_in_which_another_process_trains_is_refused(workdir):
+    refused = pytest.raises(InputError, match="another process is at work in")
+    with storage.locked(workdir / "decoder"), refused:
+        train.run(config(), workdir)
+    assert not (workdir / "decoder").exists()

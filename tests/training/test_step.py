@@ -17,9 +17,8 @@ from lpd_jax.generation.groups import step_of
 from lpd_jax.models.decoder import Decoder
 from lpd_jax.trained import init_decoder
 from lpd_jax.training.objectives import decoder_loss
-from lpd_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from lpd_jax.training.run import prepare
-from lpd_jax.training.state import averaged, init_state, make_train_step
+from lpd_jax.training.optimizer import OptimizerConfig
+from lpd_jax.training.step import Part, averaged, prepare
 
 STEPS_OF = np.stack([step_of(sizes) for sizes in ((1, 2, 3, 5, 6, 7), (4, 20))])
 KEY = jax.random.key(7)
@@ -70,13 +69,14 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(wide, params, sixteen):
 def test_gradients_are_averaged_before_they_are_cut():
     """Two parts whose gradients cancel but for a little: cut apart, the little would be lost."""
 
-    def loss_fn(params, batch, key, place):
+    def loss_fn(params, batch, key, place, state):
         return jnp.mean(batch * params["w"]), {}
 
-    config = OptimizerConfig(schedule="constant", clip_norm=1.0)
-    optimizer, batch = make_optimizer(config), jnp.array([9.0, -8.0])
-    step = make_train_step(loss_fn, optimizer, learning_rate(config), KEY, accumulate=2)
-    state, metrics = step(init_state({"w": jnp.float32(0)}, optimizer, ema=False), batch)
+    config = OptimizerConfig(schedule="constant", clip_norm=1.0, accumulate=2)
+    parts = {"w": Part(lambda key: {"w": jnp.float32(0)}, loss_fn, config)}
+    mesh = parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
+    start, step = prepare(parts, key=KEY, mesh=mesh, rules=parallel.RULES)
+    state, metrics = step(start(KEY), jnp.array([9.0, -8.0]))
     assert metrics["grad_norm"] == 0.5
     moment = optax.tree.get(state.opt_state, "mu")["w"]
     np.testing.assert_allclose(moment, (1 - config.b1) * 0.5, rtol=1e-6)
@@ -103,14 +103,9 @@ def test_accumulated_gradients_are_sharded_like_the_parameters(wide, sixteen):
 
 def compiled_step(network, batch, mesh, accumulate):
     optimizer = OptimizerConfig(schedule="constant", accumulate=accumulate)
-    start, step = prepare(
-        lambda key: init_decoder(network, key),
-        decoder_loss(network, STEPS_OF, label_drop=0.1),
-        optimizer=optimizer,
-        key=KEY,
-        mesh=mesh,
-        rules=parallel.RULES,
-    )
+    loss = decoder_loss(network, STEPS_OF, label_drop=0.1)
+    part = Part(lambda key: init_decoder(network, key), loss, optimizer)
+    start, step = prepare({"decoder": part}, key=KEY, mesh=mesh, rules=parallel.RULES)
     state = nn.unbox(jax.eval_shape(start, KEY))
     with parallel.use(mesh):
         return step.lower(state, parallel.put_batch(batch, mesh)).compile()
