@@ -55,6 +55,7 @@ EXTRAS = {
     "quant": ["qwix>=0.1.8,<0.3"],  # int8 inference
     "export": ["flatbuffers>=24.3"],  # jax.export writes its files with it
     "gcs": ["gcsfs>=2026.4"],  # gs:// workdirs
+    "wandb": ["wandb>=0.18,<1"],  # metrics to Weights & Biases
     "notebook": ["jupyterlab>=4.2,<5", "nbclient>=0.10,<1"],  # notebooks, also headless
 }
 

@@ -11,7 +11,8 @@ Expected (paper, 50,000 images, one A100 in bfloat16): L 20 steps FID 2.40, IS 2
 Training from scratch, on codes of the LlamaGen tokenizer (as published: L and XL 450 epochs, batch
 2048 and 1024), on one machine, on a Slurm cluster, or on a TPU slice (`docs/pods.md`):
 
-    python -m lpd_jax encode --config=configs/lpd_256.py:L --workdir=/data/l --config.data.path=...
+    python -m lpd_jax encode --config=configs/lpd_256.py:L --workdir=/data/l \\
+        --checkpoint=weights/lpd_l_256 --config.data.path=...
     bash launch/gpu_node.sh train --config=configs/lpd_256.py:L --workdir=/data/l
     sbatch --nodes=4 launch/slurm.sbatch train --config=configs/lpd_256.py:L --workdir=/data/l
     bash launch/tpu_pod.sh train --config=configs/lpd_256.py:XXL --workdir=/data/xxl \\

@@ -11,7 +11,7 @@ Expected (paper, 50,000 images, 48 steps, one A100 in bfloat16): L FID 2.54, IS 
 Trained as published for 50 epochs from the 256 px model, its position embedding resized to 32x32:
 
     python -m lpd_jax encode --config=configs/lpd_512.py:L --workdir=/data/l512 \\
-        --config.data.path=...
+        --checkpoint=weights/lpd_l_256 --config.data.path=...
     sbatch --nodes=4 launch/slurm.sbatch train --config=configs/lpd_512.py:L --workdir=/data/l512 \\
         --config.train.init_from=/data/l
 

@@ -226,7 +226,7 @@ def _with_models(
         sampler, loaded = None, None
         for variant in variants:
             section = variant.config.sample
-            if loaded != (how := (section.dtype, section.quantize)):
+            if loaded != (how := (section.dtype, section.quantize, section.params)):
                 sampler, loaded = build.sampler(variant.config, workdir), how
             yield variant, sampler
         return
