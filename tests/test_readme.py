@@ -47,8 +47,8 @@ def commands():
 def test_command_lines_have_tasks_configs_and_fields_that_exist(line, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    given, fields = cli._parse(shlex.split(re.sub(r"\$\w+", "0", line), comments=True))
-    assert given.task in cli.TASKS and given.workdir
+    task, given, fields = cli._parse(shlex.split(re.sub(r"\$\w+", "0", line), comments=True))
+    assert task in cli.TASKS and given.workdir
     config_files.override(config_files.load(given.config), fields)
 
 
