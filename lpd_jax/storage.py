@@ -255,9 +255,9 @@ def locked(directory: Where) -> Iterator[None]:
     if in_bucket(place) or fcntl is None:
         yield
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
+            place.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(place.with_name(f".{place.name}.lock").open("a"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -34,7 +34,7 @@ def load(
     rules: parallel.Rules,
     dtype: str | None,
     quantize: str,
-    params: str,
+    params: str = "",
 ) -> Models:
     """The models in `path/decoder/model` and `path/tokenizer/model`; see `Sampler.load`."""
     if not isinstance(path, str | os.PathLike):

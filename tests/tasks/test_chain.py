@@ -133,8 +133,8 @@ def test_a_workdir_of_another_config_is_refused(finished):
     workdir, _ = finished
     before = files(workdir)
     other = tiny()
-    other.train.steps = 13
-    with pytest.raises(InputError, match=r"train.steps was 12, now 13"):
+    other.train.learning_rate = 1e-3
+    with pytest.raises(InputError, match=r"train.learning_rate was 0.002, now 0.001"):
         train.run(other, workdir)
     other = tiny()
     other.tokenizer.ch = 16

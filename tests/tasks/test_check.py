@@ -36,7 +36,7 @@ WRONG = [
     ("sample.batch_size", 0, r"sample\.batch_size=0"),
     ("sample.count", 0, r"sample\.count=0"),
     ("sample.labels", (11,), r"sample\.labels: label 11 is out of range"),
-    ("sample.labels", ("three",), r"sample\.labels: there is no class 'three'"),
+    ("sample.labels", ("three",), r"sample\.labels: no class is named 'three'"),
     ("sample.top_p", 0.0, r"sample: top_p=0"),
     ("sample.dtype", "float8", r"sample\.dtype='float8'"),
     ("sample.quantize", "int4", r"sample\.quantize='int4'"),
@@ -82,10 +82,10 @@ def test_ready_configs_pass():
 
 def test_labels_are_numbers_or_names():
     names = ("zero", "one", "3", "two")
-    assert build.labels((1, "one", "3", "2"), names, 4) == [1, 1, 2, 2]
+    assert build.labels((1, "one", "3", 2), names, 4) == [1, 1, 2, 2]
     assert build.labels("two", names, 4) == [3]
     assert build.labels((4,), names, 4) == [4]
-    for wrong, says in (("on", "did you mean one"), (5, "label 5"), (True, "label=True")):
+    for wrong, says in (("on", "did you mean 'one'"), (5, "label 5"), (True, "label=True")):
         with pytest.raises(InputError, match=says):
             build.labels((wrong,), names, 4)
 

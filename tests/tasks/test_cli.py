@@ -114,10 +114,10 @@ def test_shipped_configs_are_found_by_name_from_anywhere(lpd, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     asked = []
     monkeypatch.setattr(sample, "run", lambda config, workdir: asked.append((config, workdir)))
-    fields = ["--config.train.steps", "7", "--noconfig.data.flip", "--config.sample.top_p=0.5"]
+    fields = ["--config.train.keep", "7", "--noconfig.data.flip", "--config.sample.top_p=0.5"]
     assert lpd(*fields, "sample", *form, "--workdir", "runs/x")[0] == 0
     ((config, workdir),) = asked
-    assert (config.decoder.depth, config.train.steps, config.sample.top_p) == (36, 7, 0.5)
+    assert (config.decoder.depth, config.train.keep, config.sample.top_p) == (36, 7, 0.5)
     assert config.data.flip is False and workdir == "runs/x"
 
 

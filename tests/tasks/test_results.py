@@ -147,7 +147,7 @@ def test_a_full_disk_leaves_no_samples(config, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
-        (("sevne",), "there is no class 'sevne'; did you mean seven"),
+        (("sevne",), "no class is named 'sevne'; did you mean 'seven'"),
         ((11,), "label 11 is out of range"),
         ((1.5,), "label=1.5 must be a whole number"),
     ],
