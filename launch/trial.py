@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -189,7 +190,7 @@ def calls(sampler: lpd_jax.Sampler) -> dict[str, Callable[[], object]]:
         "s([3], seed=1.5)": lambda: s([3], seed=1.5),
         "s([3], order='spiral')": lambda: s([3], order="spiral"),
         "s([3], order=zeros)": lambda: s([3], order=zeros),
-        "s([3], order=jax zeros)": lambda: s([3], order=lpd_jax.sampler.jax.numpy.asarray(zeros)),
+        "s([3], order=jax zeros)": lambda: s([3], order=jax.numpy.asarray(zeros)),
         "s([3], order=beyond the grid)": lambda: s([3], order=np.arange(1, 65)[None]),
         "s([3], order=1-D)": lambda: s([3], order=np.arange(64)),
         "s([3], order=of 16 cells)": lambda: s([3], order=np.arange(16)[None]),
