@@ -5,9 +5,9 @@
 
 Needs libtpu (pip install -e '.[aot]') and some minutes. Prints per chip: memory by kind against
 the chip's, FLOPs, the cycles that the compiler expects, bytes of collectives, compile time. Fields
-of the config are set as in a run, --config.mesh.fsdp=16; options of the compiler with
-LIBTPU_INIT_ARGS in the environment. Exit codes: 0 it fits; 1 it does not, or it waits for the host
-while it runs; 2 the input is wrong.
+of the config are set as in a run: --config.mesh.fsdp=16, --config.sample_mesh.data=8 for generation;
+options of the compiler with LIBTPU_INIT_ARGS in the environment. Exit codes: 0 it fits; 1 it does
+not, or it waits for the host while it runs; 2 the input is wrong.
 """
 
 import dataclasses
@@ -109,15 +109,16 @@ def main(argv: list[str]) -> int:
             "--topology=v5e:16x16."
         )
     config, chip = _CONFIG.value, targets.chip_of(_TOPOLOGY.value)
-    mesh_config = MeshConfig(**config.mesh)
-    slices = max(1, mesh_config.slices)
-    devices = targets.devices(_TOPOLOGY.value, slices)
-    mesh, rules = make_mesh(mesh_config, devices), build.rules(config)
-    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    print(f"{slices} x {_TOPOLOGY.value}: {len(devices)} chips of {chip.hbm_gib} GiB, mesh {sizes}")
+    sections = {"train": config.mesh, "generate": config.sample_mesh}
     makers = {"train": train_program, "generate": generate_program}
     sentences = []
     for name in makers if _WHAT.value == "both" else [_WHAT.value]:
+        asked = MeshConfig(**sections[name])
+        slices, rules = max(1, asked.slices), build.rules(config)
+        mesh = make_mesh(asked, targets.devices(_TOPOLOGY.value, slices))
+        sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+        chips = f"{mesh.size} chips of {chip.hbm_gib} GiB"
+        print(f"{slices} x {_TOPOLOGY.value}: {chips}, mesh {sizes}")
         program = makers[name](config, mesh, _BATCH.value, _CLASSES.value)
         report = reports.check(program, chip, mesh, rules)
         print(reports.describe(report, program.batch))

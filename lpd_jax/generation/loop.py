@@ -92,7 +92,7 @@ class _Run:
         return x if self.rule.guidance is None else jnp.repeat(x, 2, axis=0)
 
     def visible(self, *groups: int) -> jax.Array:
-        """Who sees whom among the new places of a pass: groups of context, then one of queries.
+        """Attention mask among the new places of a pass: groups of context, then one of queries.
 
         Returns:
             bool [C+Q, C+Q].

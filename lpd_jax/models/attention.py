@@ -25,7 +25,7 @@ Kernel = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Keys(NamedTuple):
-    """One part of the keys: who is there, what they say and who may look.
+    """One part of the keys, with their values and the attention mask over them.
 
     Attributes:
         key, value: float [B, H, S, K]; heads first, so that a cache is multiplied where it lies.
@@ -83,7 +83,7 @@ def _softmax(scores: Sequence[jax.Array]) -> list[jax.Array]:
 
 @struct.dataclass
 class ImageMask:
-    """Who sees whom when a whole image is trained at once, and what computes it.
+    """The attention mask of a whole image in training, and the kernel that computes attention.
 
     Attributes:
         visible: bool [C+Q, C+Q] or [B, C+Q, C+Q].
@@ -104,7 +104,7 @@ def attend_image(query: jax.Array, key: jax.Array, value: jax.Array, mask: Image
 
     Args:
         query, key, value: float [B, C+Q, H, K].
-        mask: who sees whom; every row must see at least one place.
+        mask: the attention mask; every row must see at least one place.
 
     Returns:
         float [B, C+Q, H, K] in the dtype of `query`.

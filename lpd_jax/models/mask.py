@@ -1,4 +1,4 @@
-"""Who sees whom: the attention rule as a function of group numbers (paper section 3.1)."""
+"""The attention mask as a function of group numbers (paper section 3.1)."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ def visibility(
     query_attention: str = "group",
     context_attention: str = "group",
 ) -> jax.Array:
-    """The attention rule: who sees whom (official `models/mask.py`).
+    """The attention mask: which places a place attends to (official `models/mask.py`).
 
     A context token sees context of its own and earlier steps, a query sees context of earlier
     steps and the queries of its own step. The variants of `DecoderConfig` narrow what is seen of
