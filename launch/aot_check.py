@@ -5,9 +5,9 @@
 
 Needs libtpu (pip install -e '.[aot]') and some minutes. Prints per chip: memory by kind against
 the chip's, FLOPs, the cycles that the compiler expects, bytes of collectives, compile time. Fields
-of the config are set as in a run: --config.mesh.fsdp=16, --config.sample_mesh.data=8 for generation;
-options of the compiler with LIBTPU_INIT_ARGS in the environment. Exit codes: 0 it fits; 1 it does
-not, or it waits for the host while it runs; 2 the input is wrong.
+of the config are set as in a run: --config.mesh.fsdp=16, --config.sample_mesh.data=8 for
+generation; options of the compiler with LIBTPU_INIT_ARGS in the environment. Exit codes: 0 it fits;
+1 it does not, or it waits for the host while it runs; 2 the input is wrong.
 """
 
 import dataclasses
