@@ -72,7 +72,7 @@ def test_the_snippets_of_the_readme_run_one_after_the_other(
         decoder_params=jax.jit(lambda key: nn.unbox(init_decoder(decoder, key)))(jax.random.key(0)),
         tokenizer=tokenizer,
         tokenizer_params=tokenizer_params,
-        class_names=("a", "b", "c", "d", "e"),
+        class_names=("0", "1", "2", "3", "4"),
         guidable=True,
         mesh=one_device_mesh,
     )

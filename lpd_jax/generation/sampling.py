@@ -88,8 +88,12 @@ def filter_logits(logits: jax.Array, top_k: int = 0, top_p: jax.Array | None = N
     which keeps all, nothing is sorted.
     """
     if top_k > 0:
-        kth = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
-        logits = jnp.where(logits < kth, -jnp.inf, logits)
+        best, codes = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))
+        # The best is kept by its place: XLA may compute the logits twice, in two roundings, and a
+        # comparison alone would then keep none.
+        place = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+        kept = (logits >= best[..., -1:]) | (place == codes[..., :1])
+        logits = jnp.where(kept, logits, -jnp.inf)
     if top_p is None:
         return logits
     return jax.lax.cond(top_p < 1, _nucleus, lambda logits, _: logits, logits, top_p)
