@@ -6,12 +6,15 @@ network, and what it was trained on) beside `params/` and, when training kept an
 may be in a bucket, see `lpd_jax.storage`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import pathlib
 import shutil
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -100,18 +103,14 @@ class Checkpoints:
             InputError: the checkpoint is damaged or of another model.
         """
         step = self.latest if step is None else step
-        try:
+        with _reading(
+            f"the checkpoint of step {step} in {self.path} cannot be read: it is truncated or of "
+            "another model. Delete that step's directory to go on from the one before, or the "
+            "whole directory to start anew."
+        ):
             restored = self._checkpointer.load_checkpointables(
                 step, {"state": abstract_state, "position": None}
             )
-        # Orbax and TensorStore report damage through many types.
-        except Exception as error:
-            _LOG.debug("%s", error)
-            raise InputError(
-                f"the checkpoint of step {step} in {self.path} cannot be read: it is truncated or "
-                "of another model. Delete that step's directory to go on from the one before, or "
-                "the whole directory to start anew."
-            ) from error
         return restored["state"], restored["position"]
 
 
@@ -232,15 +231,33 @@ def load_params(path: storage.Where, abstract: Any, shardings: Any, which: str =
         nn.unbox(abstract),
         shardings,
     )
-    try:
+    with _reading(
+        f"the parameters in {path} cannot be read: they are truncated or belong to another model. "
+        "Write them again."
+    ):
         return ocp.load(path / ("ema" if which == "ema" else "params"), abstract)
-    # Orbax and TensorStore report damage through many types.
+
+
+@contextlib.contextmanager
+def _reading(damaged: str) -> Iterator[None]:
+    """Turns whatever Orbax and TensorStore say of damage, through many types, into one sentence.
+
+    At the first error Orbax closes its event loop; each read that is still under way then shows a
+    stack through `sys.excepthook`, now or later, which therefore stays replaced.
+    """
+    before = sys.excepthook
+
+    def hook(kind, error, trace):
+        if not (kind is RuntimeError and "Event loop is closed" in str(error)):
+            before(kind, error, trace)
+
+    sys.excepthook = hook
+    try:
+        yield
     except Exception as error:
         _LOG.debug("%s", error)
-        raise InputError(
-            f"the parameters in {path} cannot be read: they are truncated or belong to another "
-            "model. Write them again."
-        ) from error
+        raise InputError(damaged) from error
+    sys.excepthook = before
 
 
 def fingerprint(about: dict[str, Any], params: Any) -> str:
