@@ -5,6 +5,7 @@ Dims: B batch, Q tokens of a group, V codes.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from lpd_jax import checks, parallel
@@ -100,19 +101,31 @@ def filter_logits(logits: jax.Array, top_k: int = 0, top_p: jax.Array | None = N
 
 
 def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Logits [..., V] with the codes outside the nucleus at -inf."""
-    codes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    worst_last, order = jax.lax.sort((-logits, codes), num_keys=1, is_stable=True)
-    best_first = -worst_last
-    mass_before = jnp.cumsum(jax.nn.softmax(best_first, axis=-1), axis=-1)[..., :-1]
-    kept = jnp.pad(
-        mass_before <= top_p, [(0, 0)] * (logits.ndim - 1) + [(1, 0)], constant_values=True
-    )
-    # The kept codes are the first ones, so the last of them bounds them all: no scatter, which
-    # would make devices that share a batch wait for each other in every step.
-    least = jnp.min(jnp.where(kept, best_first, jnp.inf), axis=-1, keepdims=True)
-    last = jnp.max(jnp.where(kept & (best_first == least), order, -1), axis=-1, keepdims=True)
-    inside = (logits > least) | ((logits == least) & (codes <= last))
+    """Logits [..., V] with the codes outside the nucleus at -inf.
+
+    A code is inside if the mass of the better ones is at most `top_p`. The least logit of which
+    this holds is found by bisection over its bits: a sort of the codebook in each body of the loop
+    takes TPU compilers longer than all the rest of it.
+    """
+    mass = jax.nn.softmax(logits, axis=-1)
+    bits = jax.lax.bitcast_convert_type(jnp.where(logits == 0, 0, logits), jnp.uint32)
+    sign = np.uint32(1 << 31)
+    key = jnp.where(bits >= sign, ~bits, bits | sign)  # in the order of the logits
+
+    def better(least: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(key > least, mass, 0), axis=-1, keepdims=True)
+
+    def halve(_, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        holds = better(middle) <= top_p
+        return jnp.where(holds, low, middle + 1), jnp.where(holds, middle, high)
+
+    low = jnp.zeros_like(key[..., :1])
+    least, _ = jax.lax.fori_loop(0, 32, halve, (low, ~low))
+    tied = key == least
+    before = jnp.cumsum(tied, axis=-1) - tied  # equal logits are taken in the order of their codes
+    inside = (key > least) | (tied & (better(least) + before * mass <= top_p))
     return jnp.where(inside, logits, -jnp.inf)
 
 
