@@ -10,10 +10,12 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: this takes half off most of them. XLA_FLAGS of your own, such
 # as --xla_backend_optimization_level=2, take the place of these: then they see what users get.
-_FLAGS = "--xla_backend_optimization_level=0"
-if metadata.version("jaxlib").startswith("0.10."):  # later ones do not know it, and would abort
-    _FLAGS += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", _FLAGS)
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    # Later ones do not know this one, and would abort.
+    + " --xla_cpu_use_fusion_emitters=false" * metadata.version("jaxlib").startswith("0.10."),
+)
 # NumPy's threads wait for each other in a busy loop, which the other workers pay for.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

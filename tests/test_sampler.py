@@ -164,12 +164,15 @@ def test_nothing_is_compiled_again_for_other_numbers(sampler):
         order=LocalityAware(0.5, 3.0),
         rule=sampling_rule(guidance=7.0, temperature=0.3),
     )
-    for guidance, top_p in ((1, 1), (2, 0.9), (1.0, 1.0)):
-        draw(sampler, rule=sampling_rule(guidance=guidance, top_p=top_p))
-        draw(sampler, order="locality", rule=SamplingRule(1.0, guidance, top_p))
+    for guidance in (1, 2, 1.0):
+        draw(sampler, rule=sampling_rule(guidance=guidance))
+        draw(sampler, order="locality", rule=SamplingRule(1.0, guidance))
     assert generate._cache_size() == before
-    draw(sampler, order=Random())
+    for guidance, top_p in ((2, 0.9), (1, 0.5), (1.0, 0.99)):  # a nucleus is another program, once
+        draw(sampler, rule=sampling_rule(guidance=guidance, top_p=top_p))
     assert generate._cache_size() == before + 1
+    draw(sampler, order=Random())
+    assert generate._cache_size() == before + 2
 
 
 def test_guidance_one_is_no_guidance(sampler):

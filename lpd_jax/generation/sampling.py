@@ -22,7 +22,7 @@ class SamplingRule:
         temperature: divides the logits, >= 0 (clamped at 1e-5 like the official code).
         guidance: scale of classifier-free guidance, >= 0; 1 changes nothing but costs the
             unconditional branch. None leaves that branch out, half the work: another program.
-        top_p: nucleus mass in (0, 1]; 1, or None in a program of its own, has no nucleus.
+        top_p: nucleus mass in (0, 1], or None for no nucleus: another program.
         top_k: codes kept, ties included; 0 keeps all. Static.
         guidance_schedule: "linear" grows the scale from 1 (the first token is unguided) by
             (guidance - 1) / N a token; "constant" does not. Static.
@@ -43,12 +43,13 @@ def sampling_rule(
     top_k: int = 0,
     top_p: float | None = 1.0,
 ) -> SamplingRule:
-    """The checked rule for plain numbers; all of one kind (guided or not) share a program.
+    """The checked rule for plain numbers; all of one kind share a program.
 
     Args:
         temperature: 0 takes the best code.
         guidance: a number computes the unconditional branch, also 1; None does not.
-        guidance_schedule, top_k, top_p: see `SamplingRule`.
+        top_p: 1 has no nucleus, like None; any other number shares a program.
+        guidance_schedule, top_k: see `SamplingRule`.
 
     Raises:
         InputError: a number is none, not finite, or out of its range.
@@ -63,7 +64,8 @@ def sampling_rule(
     return SamplingRule(
         temperature=jnp.float32(checks.number("temperature", temperature, 0, _MOST)),
         guidance=guidance,
-        top_p=jnp.float32(top_p),
+        # The bisection in every step costs what the loop does without it, so that 1 does without.
+        top_p=None if top_p == 1 else jnp.float32(top_p),
         top_k=checks.whole("top_k", top_k, 0),
         guidance_schedule=guidance_schedule,
     )
@@ -85,8 +87,7 @@ def filter_logits(logits: jax.Array, top_k: int = 0, top_p: jax.Array | None = N
     """Logits [..., V] with the codes outside top-k, then outside the nucleus, at -inf.
 
     Top-k keeps all codes that tie with the k-th. The nucleus is the smallest set of best codes
-    whose mass exceeds `top_p`; equal logits are taken in the order of their codes. At top-p 1,
-    which keeps all, nothing is sorted.
+    whose mass exceeds `top_p`; equal logits are taken in the order of their codes.
     """
     if top_k > 0:
         best, codes = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))
@@ -97,7 +98,7 @@ def filter_logits(logits: jax.Array, top_k: int = 0, top_p: jax.Array | None = N
         logits = jnp.where(kept, logits, -jnp.inf)
     if top_p is None:
         return logits
-    return jax.lax.cond(top_p < 1, _nucleus, lambda logits, _: logits, logits, top_p)
+    return _nucleus(logits, top_p)
 
 
 def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:

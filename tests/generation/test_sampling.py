@@ -29,12 +29,13 @@ def test_guidance_extrapolates_from_the_unguided_branch():
 
 def test_numbers_of_a_rule_are_of_one_kind():
     """Whatever is asked for, the programs see the same tree, so that none is compiled anew."""
-    rules = [sampling_rule(guidance=g, top_p=p) for g, p in ((1, 1), (2.5, 0.9), (1.0, None))]
+    rules = [sampling_rule(guidance=g, top_p=p) for g, p in ((1, 0.5), (2.5, 0.9), (1.0, 0.99))]
     assert len({str(jax.tree.map(jax.typeof, rule)) for rule in rules}) == 1
     assert sampling_rule(guidance=None).guidance is None
+    assert sampling_rule(top_p=1).top_p is sampling_rule(top_p=None).top_p is None
 
 
-def test_top_p_one_keeps_every_code_and_sorts_nothing():
+def test_a_nucleus_of_everything_keeps_every_code():
     logits = 30 * jax.random.normal(jax.random.key(0), (2, 3, 50))
     run = jax.jit(filter_logits, static_argnums=1)
     np.testing.assert_array_equal(run(logits, 0, jnp.float32(1.0)), logits)
