@@ -105,7 +105,8 @@ def advice(report: Report, remat: str) -> str | None:
     if inputs > report.limit / 2:
         return (
             f"{need}: the parameters and what belongs to them are {inputs / GIB:.1f} on every chip;"
-            " cut them over more chips with fsdp or tensor of --config.mesh (or of sample_mesh)."
+            " cut them over more chips with --config.mesh.fsdp or --config.mesh.tensor (of"
+            " sample_mesh for generation)."
         )
     if report.name == "generation":
         return f"{need}: take a smaller --batch (sample.batch_size) or more chips."
