@@ -81,7 +81,9 @@ def test_a_field_that_came_later_counts_as_its_default(old, newer):
 
 def test_what_is_no_longer_named_is_passed_over(old):
     train = {name: value for name, value in OLD["train"].items() if name != "steps"}
-    claim(old, OLD | {"train": train})
+    before = (old / "settings.json").read_text()
+    assert claim(old, OLD | {"train": train}) == old
+    assert (old / "settings.json").read_text() == before
 
 
 def test_a_field_that_came_later_renames_no_result(newer, monkeypatch):
