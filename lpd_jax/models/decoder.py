@@ -22,6 +22,7 @@ from lpd_jax.errors import InputError
 from lpd_jax.models.attention import KERNELS, ImageMask, Keys, attend, attend_image
 from lpd_jax.models.linear import Linear, logical
 from lpd_jax.models.mask import training_mask
+from lpd_jax.models.norm import LayerNorm
 
 # Keys and values of all layers, each [L, B, H, P, K]; unrolled, L pairs of [B, H, P, K].
 Cache = tuple[jax.Array, jax.Array] | tuple[tuple[jax.Array, jax.Array], ...]
@@ -147,14 +148,7 @@ class Block(nn.Module):
         c = self.config
         head_width, hidden_width = c.width // c.heads, round(c.width * c.mlp_ratio)
         linear = functools.partial(Linear, dtype=c.dtype)
-        norm = functools.partial(
-            nn.LayerNorm,
-            epsilon=c.norm_eps,
-            # The one-pass variance E[x^2] - E[x]^2 cancels where the mean is large.
-            use_fast_variance=False,
-            scale_init=logical(nn.initializers.ones, "embed"),
-            bias_init=logical(nn.initializers.zeros, "embed"),
-        )
+        norm = functools.partial(LayerNorm, epsilon=c.norm_eps)
         drop = nn.Dropout(c.dropout, deterministic=deterministic)
         qkv = linear(
             "btd,dshk->btshk",
@@ -223,16 +217,9 @@ class Decoder(nn.Module):
         )
         self.null_class = self.param("null_class", logical(_NORMAL, "embed"), (c.width,))
         self.query = self.param("query", logical(_NORMAL, "embed"), (c.width,))
-        norm = functools.partial(
-            nn.LayerNorm,
-            epsilon=c.norm_eps,
-            use_fast_variance=False,
-            scale_init=logical(nn.initializers.ones, "embed"),
-            bias_init=logical(nn.initializers.zeros, "embed"),
-        )
         # The embedding norm keeps 1e-6 whatever the blocks use: so does the official code.
-        self.embed_norm = norm(epsilon=1e-6)
-        self.norm = norm()
+        self.embed_norm = LayerNorm(epsilon=1e-6)
+        self.norm = LayerNorm(epsilon=c.norm_eps)
         block = Block
         if c.remat != "none":
             block = nn.remat(
@@ -325,8 +312,8 @@ class Decoder(nn.Module):
     ) -> jax.Array:
         """Teacher-forced logits of all tokens, in the order of generation.
 
-        The official code leaves out the context tokens of the last group; nobody sees them, so
-        that carrying them changes no output and makes the shape the same for every schedule.
+        The official code leaves out the context tokens of the last group, which nobody sees. Here
+        the last token alone is left out, so that the shape is the same for every schedule.
 
         Args:
             codes: int32 [B, N] in raster order.
@@ -342,10 +329,9 @@ class Decoder(nn.Module):
 
     def hidden(self, codes, labels, order, step_of, *, train: bool = False) -> jax.Array:
         """`__call__` up to the head, for those who want logits a few at a time: [B, N, D]."""
-        generated = jnp.take_along_axis(codes, order, axis=1)
-        context = jnp.concatenate(
-            [self.embed_class(labels), self.embed_codes(generated, order)], axis=1
-        )
+        seen = order[:, :-1]
+        generated = self.embed_codes(jnp.take_along_axis(codes, seen, axis=1), seen)
+        context = jnp.concatenate([self.embed_class(labels), generated], axis=1)
         queries = self.embed_queries(order)
         c = self.config
         visible = training_mask(step_of, c.query_attention, c.context_attention)

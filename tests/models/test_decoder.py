@@ -11,6 +11,7 @@ from flax import linen as nn
 from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.models.mask import training_mask
+from lpd_jax.models.norm import LayerNorm
 from lpd_jax.trained import init_decoder
 
 SIZES = (1, 2, 3, 5, 6, 7)
@@ -21,7 +22,7 @@ def test_a_query_depends_on_earlier_steps_only(decoder, decoder_params, batch):
     """Zero gradient from tokens of its own and later steps, some from every earlier one."""
     codes, labels, orders = batch
     tokens = jnp.take_along_axis(codes, orders, 1)
-    positions = orders[:1]
+    positions, seen = orders[:1], orders[:1, :-1]
 
     def logit_of(step, embedded):
         context = jnp.concatenate([class_embedding, embedded], axis=1)
@@ -38,13 +39,13 @@ def test_a_query_depends_on_earlier_steps_only(decoder, decoder_params, batch):
     apply = lambda *a, method: decoder.apply({"params": decoder_params}, *a, method=method)  # noqa: E731
     class_embedding = apply(labels[:1], method="embed_class")
     queries = apply(positions, method="embed_queries")
-    embedded = apply(tokens[:1], positions, method="embed_codes")
+    embedded = apply(tokens[:1, :-1], seen, method="embed_codes")
     gradient_of = jax.jit(jax.grad(logit_of, argnums=1))
     for step in range(len(SIZES)):
         gradient = gradient_of(step, embedded)
         influence = np.abs(np.asarray(gradient[0])).max(-1)
-        assert (influence[np.asarray(STEP_OF) >= step] == 0).all()
-        assert (influence[np.asarray(STEP_OF) < step] > 0).all()
+        assert (influence[np.asarray(STEP_OF)[:-1] >= step] == 0).all()
+        assert (influence[np.asarray(STEP_OF)[:-1] < step] > 0).all()
 
 
 def test_queries_of_a_group_see_each_other_and_no_other_queries(decoder, decoder_params, batch):
@@ -165,3 +166,33 @@ def test_initialisation_is_the_official_one():
 def test_impossible_configs_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         DecoderConfig(**wrong)
+
+
+@pytest.mark.parametrize("offset", [0, 10, 100])
+def test_the_norm_is_that_of_flax_and_no_further_from_float64(offset):
+    """A one-pass variance would cancel where the mean is large."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (64, 5, 48)) + offset * jax.random.normal(keys[1], (64, 5, 1))
+    params = {"scale": jax.random.normal(keys[2], (48,)), "bias": jnp.arange(48.0) / 48}
+    networks = LayerNorm(epsilon=1e-6), nn.LayerNorm(epsilon=1e-6, use_fast_variance=False)
+    assert jax.tree.structure(nn.unbox(networks[0].init(keys[0], x)["params"])) == (
+        jax.tree.structure(params)
+    )
+
+    def run(network):
+        def loss(x, params):
+            y = network.apply({"params": params}, x)
+            return jnp.sum(jnp.sin(y)), y
+
+        (_, y), gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, params)
+        return np.asarray(y), jax.tree.leaves(gradients)
+
+    centred = np.asarray(x, np.float64)
+    centred -= centred.mean(-1, keepdims=True)
+    exact = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    exact = exact * np.asarray(params["scale"], np.float64) + np.asarray(params["bias"], np.float64)
+    (ours, gradients), (theirs, wanted) = map(run, networks)
+    assert np.abs(ours - exact).mean() < 1.2 * np.abs(theirs - exact).mean()
+    if offset == 0:
+        for a, b in zip(gradients, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.abs(b).max())
