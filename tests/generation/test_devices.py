@@ -80,7 +80,9 @@ def test_cut_parameters_are_gathered_and_nothing_else(run, decoder_params):
 def test_devices_that_share_products_exchange_their_results_only(run):
     """Parts of products are summed, logits are gathered over the codes; sampling asks for none."""
     samples, text = run("all", "generate")
-    found = [c for c in hlo.loop_collectives(text) if "/blocks/" not in c.source]
+    # Collectives of the layers; jax 0.12 names those that gather parameters after the loop only.
+    layers = ("/blocks/", "/Decoder._run/while/")
+    found = [c for c in hlo.loop_collectives(text) if not any(name in c.source for name in layers)]
     assert {c.kind for c in found} == {"all-gather"}
     assert {(c.dims[0], c.dims[-1]) for c in found} == {(BATCH // 4, 32)}
     assert len(found) == 2  # one for each segment

@@ -28,7 +28,10 @@ def keys():
 
 @pytest.fixture(scope="module")
 def run(decoder, decoder_params):
-    compiled = jax.jit(generate_codes, static_argnums=(0, 5))
+    # As users compile: without it (`tests/conftest.py`) products of two shapes round differently
+    # in jax 0.12, and a draw between two codes that are almost level falls the other way.
+    options = {"xla_backend_optimization_level": 3}
+    compiled = jax.jit(generate_codes, static_argnums=(0, 5), compiler_options=options)
 
     def generate(labels, orders, keys, plan, rule, known=None):
         with jax.default_matmul_precision("highest"):
