@@ -84,7 +84,7 @@ class Product(NamedTuple):
 def products(config: DecoderConfig, batch: int) -> list[Product]:
     """Every matrix product that a step needs: layers, attention without what is masked, head."""
     n, d, heads, depth = config.num_tokens, config.width, config.heads, config.depth
-    k, f, context, places = d // heads, round(d * config.mlp_ratio), 1 + n, 1 + 2 * n
+    k, f, places = d // heads, round(d * config.mlp_ratio), 2 * n
     rows = batch * places
     flat, scores, values = "md,df->mf", "bhtk,bhsk->bhts", "bhts,bhsk->bhtk"
 
@@ -97,7 +97,7 @@ def products(config: DecoderConfig, batch: int) -> list[Product]:
 
     return [
         Product("qkv", flat, (rows, d), (d, 3 * d), depth),
-        *attention("context", context, context),
+        *attention("context", n, n),
         *attention("query", n, places),
         Product("proj", flat, (rows, d), (d, d), depth),
         Product("up", flat, (rows, d), (d, f), depth),

@@ -42,14 +42,17 @@ def training_mask(
 ) -> jax.Array:
     """`visibility` when a whole image is trained at once.
 
+    The token generated last is seen by nobody under any schedule, and has no place: with N places
+    of context and N of queries the axes are aligned for TPUs, which 1+N are not.
+
     Args:
         step_of: int32 [..., N], group number of the i-th generated token, non-decreasing.
         query_attention, context_attention: see `DecoderConfig`.
 
     Returns:
-        bool [..., 1+2N, 1+2N]; class, context, then queries.
+        bool [..., 2N, 2N]; class, context of all tokens but the last, then queries.
     """
     first = jnp.full((*step_of.shape[:-1], 1), -1, step_of.dtype)
-    step = jnp.concatenate([first, step_of, step_of], axis=-1)
-    is_query = jnp.arange(step.shape[-1]) > step_of.shape[-1]
+    step = jnp.concatenate([first, step_of[..., :-1], step_of], axis=-1)
+    is_query = jnp.arange(step.shape[-1]) >= step_of.shape[-1]
     return visibility(step, is_query, query_attention, context_attention)

@@ -34,8 +34,8 @@ def decoder_flops(config: DecoderConfig) -> int:
     computed again to save memory: model FLOPs as in PaLM's MFU (arXiv 2204.02311, appendix B).
     """
     n, d = config.num_tokens, config.width
-    places, context = 1 + 2 * n, 1 + n
-    attended = context * context + n * places
+    places = 2 * n
+    attended = n * n + n * places
     dense = places * (4 * d * d + 2 * d * round(d * config.mlp_ratio))
     forward = 2 * (config.depth * (dense + 2 * attended * d) + n * d * config.vocab_size)
     return 3 * forward

@@ -29,8 +29,8 @@ def variant(decoder, query_attention, context_attention):
 
 
 def test_masks_spelled_out():
-    """Class, context 0, 1, 1, queries 0, 1, 1."""
-    step_of = jnp.array([0, 1, 1])
+    """Class, context 0, 1, 1, queries 0, 1, 1, 2."""
+    step_of = jnp.array([0, 1, 1, 2])
     group = np.asarray(training_mask(step_of))
     independent = np.array(training_mask(step_of, "independent", "group"))
     causal = np.array(training_mask(step_of, "group", "causal"))

@@ -59,14 +59,13 @@ def test_check_refuses(orders, sizes, message):
 def test_training_mask_spelled_out():
     mask = training_mask(step_of((1, 2)))
     expected = np.array(
-        [  # class, context 0, 1, 1, queries 0, 1, 1
-            [1, 0, 0, 0, 0, 0, 0],
-            [1, 1, 0, 0, 0, 0, 0],
-            [1, 1, 1, 1, 0, 0, 0],
-            [1, 1, 1, 1, 0, 0, 0],
-            [1, 0, 0, 0, 1, 0, 0],
-            [1, 1, 0, 0, 0, 1, 1],
-            [1, 1, 0, 0, 0, 1, 1],
+        [  # class, context 0, 1 (the last, 1, has no place), queries 0, 1, 1
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0],
+            [1, 0, 0, 1, 0, 0],
+            [1, 1, 0, 0, 1, 1],
+            [1, 1, 0, 0, 1, 1],
         ],
         bool,
     )
@@ -81,7 +80,7 @@ def test_training_mask_equals_the_official_one(case):
     sizes = tuple(lpd[f"g{case}/group_sizes"].tolist())
     tokens = sum(sizes)
     # The official sequence leaves out the last group's context.
-    kept = np.r_[0 : 1 + tokens - sizes[-1], 1 + tokens : 1 + 2 * tokens]
+    kept = np.r_[0 : 1 + tokens - sizes[-1], tokens : 2 * tokens]
     mask = training_mask(step_of(sizes))[np.ix_(kept, kept)]
     np.testing.assert_array_equal(mask, lpd[f"g{case}/train_mask"])
 

@@ -214,8 +214,8 @@ def test_mfu_is_the_share_of_the_peak(monkeypatch):
 
 def test_flops_are_those_of_the_products():
     config = DecoderConfig(grid=(1, 2), vocab_size=8, num_classes=2, width=4, depth=1, heads=2)
-    # 5 places x (qkv 48 + proj 16 + mlp 128) + scores and values (9 + 10) x 2 x 4 + head 2 x 32
-    assert decoder_flops(config) == 3 * 2 * (5 * 192 + 19 * 8 + 2 * 32)
+    # 4 places x (qkv 48 + proj 16 + mlp 128) + scores and values (4 + 8) x 2 x 4 + head 2 x 32
+    assert decoder_flops(config) == 3 * 2 * (4 * 192 + 12 * 8 + 2 * 32)
 
 
 def test_a_trace_of_the_profiler_is_left_when_asked_for(tmp_path):
