@@ -197,6 +197,27 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def rows_to_host(rows: np.ndarray, values: Any) -> Any:
+    """Arrays of which every process holds some rows, whole and in order, in every process.
+
+    Args:
+        rows: int [P], which rows of the whole this process holds; each is held by one process.
+        values: a tree of arrays [P, ...].
+    """
+    if jax.process_count() > 1:
+        counts = multihost_utils.process_allgather(np.int32(len(rows))).tolist()
+
+        def gather(x: np.ndarray) -> np.ndarray:
+            # Every process must bring as many.
+            spare = np.zeros((max(counts) - len(x), *x.shape[1:]), x.dtype)
+            parts = multihost_utils.process_allgather(np.concatenate([x, spare]))
+            return np.concatenate([part[:n] for part, n in zip(parts, counts, strict=True)])
+
+        rows, values = jax.tree.map(gather, (rows, values))
+    places = np.argsort(rows)
+    return jax.tree.map(lambda x: x[places], values)
+
+
 def from_first(value: Any) -> Any:
     """What process 0 passed (JSON data), in every process; all of them call it.
 

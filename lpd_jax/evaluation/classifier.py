@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.svm import SVC
 
 from lpd_jax.errors import InputError
-from lpd_jax.evaluation.pixels import gray
+from lpd_jax.evaluation.pixels import features, gray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Classifier:
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """uint8 [M, S, S, 3] -> int [M] labels."""
-        return self.machine.predict(gray(images, self.side))
+        return self.machine.predict(features(gray(images, self.side)))
 
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
         """Share in [0, 1] of `images` uint8 [M, S, S, 3] classified as `labels` int [M]."""
@@ -41,4 +41,4 @@ def fit_classifier(images: np.ndarray, labels: np.ndarray, side: int = 8) -> Cla
     """
     if len(np.unique(labels)) < 2:
         raise InputError("A classifier needs images of at least two classes; add a class.")
-    return Classifier(SVC(C=10.0).fit(gray(images, side), labels), side)
+    return Classifier(SVC(C=10.0).fit(features(gray(images, side)), labels), side)

@@ -6,12 +6,27 @@ M images, S side in pixels, D gray pixels.
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
+import jax
 import numpy as np
 
+from lpd_jax import distributed
 from lpd_jax.evaluation import pixels
 from lpd_jax.evaluation.classifier import Classifier, fit_classifier
+
+
+class Looks(NamedTuple):
+    """All that is kept of images that were looked at, small enough for any number of them.
+
+    Attributes:
+        levels: uint8 [M, D], see `pixels.gray`.
+        classes: int [M], what the classifier sees; -1 without one.
+    """
+
+    levels: np.ndarray
+    classes: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +40,7 @@ class Judge:
         classifier: learned from the training images; None when they have a single class.
         heldout_hits: float64 [M], 1 where it is right on a held-out image, else 0.
         heldout_labels: int [M], one of each real image to be generated.
-        train, heldout: float64 [M, D], see `pixels.gray`.
+        train, heldout: float64 [M, D], see `pixels.features`.
     """
 
     classifier: Classifier | None
@@ -39,17 +54,25 @@ class Judge:
         """Share of the held-out images on which the classifier is right."""
         return float(self.heldout_hits.mean())
 
-    def class_accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
-        """Share of images uint8 [M, S, S, 3] that show their class, labels int [M]."""
-        return float(_hits(self.classifier, images, labels).mean())
+    def look(self, images: np.ndarray) -> Looks:
+        """Images uint8 [M, S, S, 3], a batch of any size, M = 0 included."""
+        if self.classifier is None or not len(images):
+            classes = np.full(len(images), -1)
+        else:
+            classes = self.classifier.predict(images)
+        return Looks(pixels.gray(images), classes)
+
+    def class_accuracy(self, looks: Looks, labels: np.ndarray) -> float:
+        """Share of M images that show their class, labels int [M]."""
+        return float(_hits(looks.classes, labels).mean())
 
     def by_class(
-        self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]
+        self, looks: Looks, labels: np.ndarray, names: Sequence[str]
     ) -> dict[str, dict[str, float]]:
         """Figures of each class of `labels`: how many images, and the share that shows it.
 
         Args:
-            images: uint8 [M, S, S, 3].
+            looks: of M images.
             labels: int [M] in [0, C).
             names: of the C classes.
 
@@ -57,7 +80,7 @@ class Judge:
             Name -> "count", "accuracy", and "heldout_accuracy" of the real images (NaN where none
             is held out). Classes of the same name have their label behind it.
         """
-        hits = _hits(self.classifier, images, labels)
+        hits = _hits(looks.classes, labels)
         repeated = {name for name, count in Counter(names).items() if count > 1}
         figures = {}
         for label in np.unique(labels).tolist():
@@ -69,12 +92,12 @@ class Judge:
             }
         return figures
 
-    def frechet(self, images: np.ndarray) -> float:
-        """Fréchet distance of images uint8 [M, S, S, 3] to the held-out ones, as many of each."""
-        size = self._size(len(images))
+    def frechet(self, looks: Looks) -> float:
+        """Fréchet distance of M images to the held-out ones, as many of each."""
+        size = self._size(len(looks.levels))
         if size < 2:
             return math.nan
-        return pixels.frechet_distance(pixels.gray(images), self.heldout, size)
+        return pixels.frechet_distance(pixels.features(looks.levels), self.heldout, size)
 
     def frechet_floor(self, count: int) -> float:
         """The distance that `count` images of a perfect generator have."""
@@ -82,9 +105,9 @@ class Judge:
         real = np.concatenate([self.train, self.heldout])
         return pixels.frechet_floor(real, size) if size > 1 else math.nan
 
-    def near_copies(self, images: np.ndarray) -> float:
-        """Share of images uint8 [M, S, S, 3] that are nearly training images."""
-        return self._near_copies(pixels.gray(images))
+    def near_copies(self, looks: Looks) -> float:
+        """Share of images that are nearly training images."""
+        return self._near_copies(pixels.features(looks.levels))
 
     def near_copies_heldout(self) -> float:
         """The same share of the held-out images."""
@@ -103,17 +126,47 @@ def fit_judge(
 ) -> Judge:
     """Learns from images uint8 [M, S, S, 3] and labels int [M] of the two splits."""
     classifier = fit_classifier(*train) if len(np.unique(train[1])) > 1 else None
+    if classifier is None:
+        seen = np.full(len(heldout[1]), -1)
+    else:
+        seen = classifier.predict(heldout[0])
     return Judge(
         classifier=classifier,
-        heldout_hits=_hits(classifier, *heldout),
+        heldout_hits=_hits(seen, heldout[1]),
         heldout_labels=heldout[1],
-        train=pixels.gray(train[0]),
-        heldout=pixels.gray(heldout[0]),
+        train=pixels.features(pixels.gray(train[0])),
+        heldout=pixels.features(pixels.gray(heldout[0])),
     )
 
 
-def _hits(classifier: Classifier | None, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """float64 [M]: 1 where an image is seen as its class, 0 elsewhere; NaN without a classifier."""
-    if classifier is None:
-        return np.full(len(labels), np.nan)
-    return (classifier.predict(images) == labels).astype(np.float64)
+class _Batch(Protocol):
+    """Of which `generation.results.Batch` is one."""
+
+    rows: np.ndarray
+    images: np.ndarray
+
+
+def look_at(judge: Judge, batches: Iterable[_Batch], shown: int = 0) -> tuple[Looks, np.ndarray]:
+    """What the judge sees in images, each looked at by the process that makes it.
+
+    Args:
+        judge: looks at them, a batch at a time; no batch is kept.
+        batches: of `Sampler.batches`; M images in all.
+        shown: how many images to return too.
+
+    Returns:
+        Looks of all M images, and the first images uint8 [shown or M, H, W, 3]; the same in every
+        process.
+    """
+    parts = []
+    for batch in batches:
+        early = batch.rows < shown
+        kept = (batch.rows, judge.look(batch.images)), (batch.rows[early], batch.images[early])
+        parts.append(kept)
+    looks, images = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    return distributed.rows_to_host(*looks), distributed.rows_to_host(*images)
+
+
+def _hits(classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """float64 [M]: 1 where an image is seen as its class, 0 elsewhere; NaN where as none."""
+    return np.where(classes < 0, np.nan, classes == labels)

@@ -10,14 +10,20 @@ from lpd_jax.errors import InputError
 
 
 def gray(images: np.ndarray, side: int | None = None) -> np.ndarray:
-    """uint8 [M, S, S, 3] -> float64 [M, D] gray levels in [0, 1], averaged to `side` x `side`.
+    """uint8 [M, S, S, 3] -> uint8 [M, D] gray levels, averaged to `side` x `side`.
 
     `side` is the smaller of 32 and S unless given.
     """
     side = min(32, images.shape[1]) if side is None else side
     pictures = (Image.fromarray(image).convert("L") for image in images)
     small = [picture.resize((side, side), Image.Resampling.BOX) for picture in pictures]
-    return np.stack([np.asarray(picture, np.float64).ravel() for picture in small]) / 255
+    levels = [np.asarray(picture).ravel() for picture in small]
+    return np.stack(levels) if levels else np.empty((0, side * side), np.uint8)
+
+
+def features(levels: np.ndarray) -> np.ndarray:
+    """Gray levels uint8 [M, D] -> float64 [M, D] in [0, 1]."""
+    return levels / 255
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray, size: int | None = None, seed: int = 0) -> float:

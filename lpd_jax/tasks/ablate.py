@@ -25,7 +25,7 @@ from tqdm import tqdm
 from lpd_jax import checkpoint, distributed, storage
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation import summary
-from lpd_jax.evaluation.judge import Judge, fit_judge
+from lpd_jax.evaluation.judge import Judge, fit_judge, look_at
 from lpd_jax.models.tokenizer import TokenizerConfig
 from lpd_jax.sampler import Sampler, draw_orders
 from lpd_jax.tasks import build, check, encode, train, train_tokenizer
@@ -277,10 +277,11 @@ def _figures(variant: Variant, sampler: Sampler, judge: Judge) -> dict[str, floa
         order = jax.device_get(
             draw_orders(build.order(section), key, indices, network.grid, group_sizes)
         )
-    samples = build.generate(variant.config, section, sampler, labels, order)
+    batches = build.batches(variant.config, section, sampler, labels, orders_given=order)
+    looks, _ = look_at(judge, batches)
     return {
-        "class_accuracy": judge.class_accuracy(samples.images, labels),
-        "frechet": judge.frechet(samples.images),
+        "class_accuracy": judge.class_accuracy(looks, labels),
+        "frechet": judge.frechet(looks),
         "count": len(labels),
     }
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from lpd_jax import checkpoint, distributed, parallel, storage
 from lpd_jax.errors import InputError
 from lpd_jax.generation import groups, orders, schedule
+from lpd_jax.generation.results import Batch
 from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 from lpd_jax.sampler import Sampler, Samples
@@ -247,20 +248,41 @@ def generate(
     section: ConfigDict,
     trained: Sampler,
     labels: np.ndarray,
-    orders_given: np.ndarray | None = None,
     progress: bool = False,
 ) -> Samples:
-    """Images of `labels` as a sample section says; `orders_given` [B, N] replace its order."""
-    return trained.sample(
-        labels,
-        group_sizes(section, trained.decoder.config.num_tokens),
-        order(section) if orders_given is None else orders_given,
-        sampling(section),
-        seed=config.seed,
-        batch_size=section.batch_size,
-        segments=section.segments,
-        progress=progress and jax.process_index() == 0,
-    )
+    """Images of `labels` as a sample section says, in every process."""
+    return trained.sample(labels, **_how(config, section, trained, progress))
+
+
+def batches(
+    config: ConfigDict,
+    section: ConfigDict,
+    trained: Sampler,
+    labels: np.ndarray,
+    progress: bool = False,
+    orders_given: np.ndarray | None = None,
+) -> Iterator[Batch]:
+    """`generate` in batches, of which each process gets its own part (`Sampler.batches`).
+
+    `orders_given` int [images, N] replace the order of the section.
+    """
+    how = _how(config, section, trained, progress)
+    if orders_given is not None:
+        how["order"] = orders_given
+    return trained.batches(labels, **how)
+
+
+def _how(config, section, trained, progress) -> dict[str, Any]:
+    """Arguments of a sampler, as a sample section says."""
+    return {
+        "group_sizes": group_sizes(section, trained.decoder.config.num_tokens),
+        "order": order(section),
+        "rule": sampling(section),
+        "seed": config.seed,
+        "batch_size": section.batch_size,
+        "segments": section.segments,
+        "progress": progress and jax.process_index() == 0,
+    }
 
 
 def steps_of(config: ConfigDict, num_tokens: int) -> np.ndarray:

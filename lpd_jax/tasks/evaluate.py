@@ -16,11 +16,13 @@ from lpd_jax import distributed, storage
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation import report
 from lpd_jax.evaluation.figures import DIGITS_BARS, ratio
-from lpd_jax.evaluation.judge import Judge, fit_judge
+from lpd_jax.evaluation.judge import Judge, Looks, fit_judge, look_at
 from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import build, results
 from lpd_jax.tasks.workdir import claim, done, plain, read_seconds, timed, writing
 from lpd_jax.viz import images as pictures
+
+SHOWN = 100  # images in the picture of an evaluation
 
 
 def run(config: ConfigDict, workdir: storage.Where) -> dict:
@@ -51,7 +53,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> dict:
     if jax.process_index() == 0:
         sheet = directory / "generated.png"
         with writing(directory):
-            pictures.save_png(pictures.grid(images[:100], 20, max(1, 64 // images.shape[1])), sheet)
+            pictures.save_png(pictures.grid(images, 20, max(1, 64 // images.shape[1])), sheet)
             for place in (directory, workdir / "report"):
                 report.write_report(place, full, _pictures(workdir, sheet))
     return full
@@ -83,13 +85,13 @@ def _judge(
         Figures, the first of these images, and the directory of the evaluation, claimed.
     """
     labels, load = judge.heldout_labels, functools.cache(lambda: build.sampler(config, workdir))
-    few, full = (
-        _generate(config, workdir, about, load, labels, steps)
+    (few, shown), (full, _) = (
+        _look(config, workdir, about, load, judge, steps)
         for steps in (config.evaluate.steps, math.prod(about["config"]["grid"]))
     )
     frechet, frechet_full = judge.frechet(few), judge.frechet(full)
-    floor = judge.frechet_floor(len(few))
-    settings = _settings(config, about, config.evaluate.steps) | {"data": plain(config.data)}
+    floor = judge.frechet_floor(len(labels))
+    settings = _settings(config, about, config.evaluate.steps)
     directory = workdir / "report" / results.name(settings, config.evaluate.steps)
     claim(directory, settings, config)
     figures = {
@@ -110,7 +112,7 @@ def _judge(
         "frechet_floor": floor,
         "classes": judge.by_class(few, labels, about["class_names"]),
     }
-    return figures, few, directory
+    return figures, shown, directory
 
 
 def _section(config: ConfigDict, steps: int) -> ConfigDict:
@@ -122,30 +124,34 @@ def _section(config: ConfigDict, steps: int) -> ConfigDict:
 
 def _settings(config: ConfigDict, about: dict[str, Any], steps: int) -> dict[str, Any]:
     section = build.deciding(_section(config, steps))
-    return {"seed": config.seed, "model": about["identity"], "sample": section}
+    settings = {"seed": config.seed, "model": about["identity"], "sample": section}
+    return settings | {"data": plain(config.data)}
 
 
-def _generate(
+def _look(
     config: ConfigDict,
     workdir: storage.Path,
     about: dict[str, Any],
     load: Callable[[], Sampler],
-    labels: np.ndarray,
+    judge: Judge,
     steps: int,
-) -> np.ndarray:
-    """One image per label, made once for each model and set of settings."""
-    settings = _settings(config, about, steps) | {"labels": np.asarray(labels).tolist()}
-    name = results.name(settings, steps)
-    cache = workdir / "report/images" / f"{name}.npz"
+) -> tuple[Looks, np.ndarray]:
+    """Looks of one image per held-out image, of its class, and the first images.
+
+    They are made once for each model and set of settings.
+    """
+    name = results.name(_settings(config, about, steps), steps)
+    cache = workdir / "report/looks" / f"{name}.npz"
     if not done(cache):
-        section = _section(config, steps)
-        samples = build.generate(config, section, load(), labels, progress=True)
+        section, labels = _section(config, steps), judge.heldout_labels
+        batches = build.batches(config, section, load(), labels, progress=True)
+        looks, shown = look_at(judge, batches, SHOWN)
         with distributed.first_process_first(name):
             if jax.process_index() == 0:
                 with writing(cache.parent), storage.whole(cache) as file:
-                    np.savez_compressed(file, images=samples.images, codes=samples.codes)
-    with storage.local(cache) as file:
-        return np.load(file)["images"]
+                    np.savez_compressed(file, shown=shown, **looks._asdict())
+    with storage.local(cache) as file, np.load(file) as found:
+        return Looks(found["levels"], found["classes"]), found["shown"]
 
 
 def _pictures(workdir: storage.Path, sheet: storage.Path) -> dict[str, storage.Path]:

@@ -22,14 +22,14 @@ def judge(splits):
 
 def test_real_images_pass_and_others_do_not(splits, judge):
     images, labels = splits[1]
-    assert judge.heldout_accuracy == judge.class_accuracy(images, labels) > 0.97
-    assert judge.class_accuracy(images, (labels + 1) % 10) < 0.05
-    assert judge.frechet(images) == pytest.approx(0, abs=1e-6)
+    assert judge.heldout_accuracy == judge.class_accuracy(judge.look(images), labels) > 0.97
+    assert judge.class_accuracy(judge.look(images), (labels + 1) % 10) < 0.05
+    assert judge.frechet(judge.look(images)) == pytest.approx(0, abs=1e-6)
     floor = judge.frechet_floor(len(images))
     noise = np.random.default_rng(0).integers(0, 255, images.shape, dtype=np.uint8)
-    assert 0 < floor < judge.frechet(noise) / 10
-    assert judge.near_copies(splits[0][0]) == 1
-    assert judge.near_copies(images) == judge.near_copies_heldout() < 0.05
+    assert 0 < floor < judge.frechet(judge.look(noise)) / 10
+    assert judge.near_copies(judge.look(splits[0][0])) == 1
+    assert judge.near_copies(judge.look(images)) == judge.near_copies_heldout() < 0.05
 
 
 def test_figures_of_each_class(splits, judge):
@@ -41,7 +41,7 @@ def test_figures_of_each_class(splits, judge):
     images = np.concatenate([images[kept & (labels != 3)], threes[:10], fives[:20], fours[:1]])
     labels = np.concatenate([labels[kept & (labels != 3)], [3] * 30, [4]])
     names = ["zero", "one", "two", "crane", "four", "crane", "six", "seven", "eight", "nine"]
-    found = judge.by_class(images, labels, names)
+    found = judge.by_class(judge.look(images), labels, names)
     assert list(found) == [
         *("zero", "one", "two", "crane (3)", "four", "crane (5)", "six", "eight", "nine")
     ]
@@ -51,7 +51,7 @@ def test_figures_of_each_class(splits, judge):
     assert all(0.9 < figures["heldout_accuracy"] <= 1 for figures in found.values())
     # The classes together are the whole.
     total = sum(figures["accuracy"] * figures["count"] for figures in found.values())
-    assert total / len(labels) == pytest.approx(judge.class_accuracy(images, labels))
+    assert total / len(labels) == pytest.approx(judge.class_accuracy(judge.look(images), labels))
 
 
 def _few(splits, classes, train, heldout):
@@ -66,11 +66,11 @@ def _few(splits, classes, train, heldout):
 def test_three_images_per_class_are_judged(splits):
     few = fit_judge(*_few(splits, (0, 1), 2, 1))
     images, labels = _few(splits, (0, 1), 2, 1)[1]
-    assert few.class_accuracy(images, labels) == few.heldout_accuracy == 1
-    assert few.frechet(images) == pytest.approx(0, abs=1e-9) and few.frechet_floor(2) > 0
-    assert few.near_copies(_few(splits, (0, 1), 2, 1)[0][0]) == 1
+    assert few.class_accuracy(few.look(images), labels) == few.heldout_accuracy == 1
+    assert few.frechet(few.look(images)) == pytest.approx(0, abs=1e-9) and few.frechet_floor(2) > 0
+    assert few.near_copies(few.look(_few(splits, (0, 1), 2, 1)[0][0])) == 1
     assert few.near_copies_heldout() == 0
-    assert few.by_class(images, labels, "01")["1"] == {
+    assert few.by_class(few.look(images), labels, "01")["1"] == {
         "count": 1,
         "accuracy": 1,
         "heldout_accuracy": 1,
@@ -78,19 +78,20 @@ def test_three_images_per_class_are_judged(splits):
 
 
 def test_a_single_class_has_no_accuracy_and_every_other_figure(splits):
-    train, heldout = _few(splits, (6,), 20, 8)
-    judge = fit_judge(train, heldout)
-    assert math.isnan(judge.heldout_accuracy) and math.isnan(judge.class_accuracy(*heldout))
-    assert judge.frechet(heldout[0]) == pytest.approx(0, abs=1e-6) and judge.frechet_floor(8) > 0
-    assert judge.near_copies(train[0]) == 1
-    assert math.isnan(judge.by_class(*heldout, "0123456")["6"]["accuracy"])
+    train, (images, labels) = _few(splits, (6,), 20, 8)
+    judge = fit_judge(train, (images, labels))
+    looks = judge.look(images)
+    assert math.isnan(judge.heldout_accuracy) and math.isnan(judge.class_accuracy(looks, labels))
+    assert judge.frechet(looks) == pytest.approx(0, abs=1e-6) and judge.frechet_floor(8) > 0
+    assert judge.near_copies(judge.look(train[0])) == 1
+    assert math.isnan(judge.by_class(looks, labels, "0123456")["6"]["accuracy"])
 
 
 def test_a_single_image_has_no_distance(splits):
     train, heldout = _few(splits, (6,), 1, 1)
     judge = fit_judge(train, heldout)
-    assert math.isnan(judge.frechet(heldout[0])) and math.isnan(judge.frechet_floor(1))
-    assert math.isnan(judge.near_copies(heldout[0]))  # closer than what to what?
+    assert math.isnan(judge.frechet(judge.look(heldout[0]))) and math.isnan(judge.frechet_floor(1))
+    assert math.isnan(judge.near_copies(judge.look(heldout[0])))  # closer than what to what?
 
 
 def test_distances_are_between_as_many_images(splits):

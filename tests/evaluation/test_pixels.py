@@ -4,22 +4,22 @@ from scipy.linalg import sqrtm
 
 from lpd_jax.data.sources import Digits
 from lpd_jax.errors import InputError
-from lpd_jax.evaluation.pixels import frechet_distance, frechet_floor, gray, near_copies
+from lpd_jax.evaluation.pixels import features, frechet_distance, frechet_floor, gray, near_copies
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return {s: gray(Digits(s, 32).arrays["image"]) for s in ("train", "heldout", "all")}
+    return {s: features(gray(Digits(s, 32).arrays["image"])) for s in ("train", "heldout", "all")}
 
 
 def test_gray_is_the_area_mean_in_unit_range():
     images = np.zeros((2, 64, 64, 3), np.uint8)
     images[1] = 255
     images[0, :, ::2] = 100
-    features = gray(images)
-    assert features.shape == (2, 1024) and features.dtype == np.float64
-    np.testing.assert_allclose(features[0], 50 / 255)
-    np.testing.assert_array_equal(features[1], 1)
+    means = features(gray(images))
+    assert means.shape == (2, 1024) and means.dtype == np.float64
+    np.testing.assert_allclose(means[0], 50 / 255)
+    np.testing.assert_array_equal(means[1], 1)
     assert gray(images[:, :8, :8]).shape == (2, 64)
 
 

@@ -119,8 +119,8 @@ def test_a_result_is_what_sampling_with_its_settings_gives(config, pictures, sha
     again.sample.update(order="random", steps=3, labels=tuple(labels.tolist()), count=1)
     images = np.load(sample.run(again, tmp_path) / "samples.npz")["images"]
     judge = fit_judge(*(build.labelled_images(again.data, s) for s in ("train", "heldout")))
-    assert result["class_accuracy"] == judge.class_accuracy(images, labels)
-    assert result["frechet"] == pytest.approx(judge.frechet(images), rel=1e-9)
+    assert result["class_accuracy"] == judge.class_accuracy(judge.look(images), labels)
+    assert result["frechet"] == pytest.approx(judge.frechet(judge.look(images)), rel=1e-9)
 
 
 def test_a_decoder_that_was_trained_again_is_measured_again(config, shared, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from lpd_jax.configs import digits
 from lpd_jax.errors import InputError
+from lpd_jax.generation.results import Batch
 from lpd_jax.generation.schedule import Schedule
 from lpd_jax.models.decoder import DecoderConfig
 from lpd_jax.models.tokenizer import TokenizerConfig
@@ -32,6 +33,12 @@ class Noise:
         images = np.random.default_rng(seed).integers(0, 256, (len(labels), 32, 32, 3), np.uint8)
         orders = np.tile(np.arange(64, dtype=np.int32), (len(labels), 1))
         return Samples(images=images, codes=orders % 32, orders=orders)
+
+    def batches(self, labels, **how):
+        made = self.sample(labels, how.pop("group_sizes"), how.pop("order"), how.pop("rule"), **how)
+        for rows in np.array_split(np.arange(len(labels)), 3):
+            arrays = (x[rows] for x in (made.images, made.codes, made.orders))
+            yield Batch(rows, *arrays)
 
     def schedule(self, samples, group_sizes):
         return Schedule(samples.orders, tuple(group_sizes), DECODER.grid)
@@ -140,7 +147,7 @@ def test_a_full_disk_leaves_no_samples(config, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"No space left on device.* nothing of it was kept"):
         sample.run(config, tmp_path)
     assert list((tmp_path / "samples").iterdir()) == []
-    with pytest.raises(InputError, match=r"report/images cannot be written .No space left"):
+    with pytest.raises(InputError, match=r"report/looks cannot be written .No space left"):
         evaluate.run(config, tmp_path)
 
 
