@@ -1,20 +1,23 @@
 """Does it fit? Compiles the real training step and the real generation for TPUs, without one.
 
-    python launch/aot_check.py --config=configs/lpd_256.py:XXL --topology=v5e:16x16
-    python launch/aot_check.py --config=configs/lpd_256.py:XXL --topology=v5e:1x1 --what=generate
+    python launch/aot_check.py --config=lpd_256:XXL --topology=v5e:16x16
+    python launch/aot_check.py --config=lpd_256:XXL --topology=v5e:1x1 --what=generate --lines=20
 
 Needs libtpu (pip install -e '.[aot]') and some minutes. Prints per chip: memory by kind against
-the chip's, FLOPs, the cycles that the compiler expects, bytes of collectives, compile time. Fields
-of the config are set as in a run: --config.mesh.fsdp=16, --config.sample_mesh.data=8 for
-generation; options of the compiler with LIBTPU_INIT_ARGS in the environment. Exit codes: 0 it fits;
-1 it does not, or it waits for the host while it runs; 2 the input is wrong.
+the chip's, FLOPs, the cycles that the compiler expects (in all, by part of the program and, with
+--lines, by instruction), bytes of collectives, compile time. Fields of the config are set as in a
+run: --config.mesh.fsdp=16, --config.sample_mesh.data=8 for generation; options of the compiler with
+LIBTPU_INIT_ARGS in the environment. `launch/aot_diff.py` compares the rows of two files of --json.
+Exit codes: 0 it fits; 1 it does not, or it waits for the host while it runs; 2 the input is wrong.
 """
 
 import dataclasses
 import json
 import math
 import os
+import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 os.environ.update(
@@ -28,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
+from lpd_jax import config_files
 from lpd_jax.compiled import programs, reports, targets
 from lpd_jax.errors import InputError
 from lpd_jax.generation.plan import make_plan
@@ -40,13 +44,14 @@ from lpd_jax.trained import decoder_of, init_decoder
 from lpd_jax.training.objectives import decoder_loss
 from lpd_jax.training.step import Part, prepare
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+_CONFIG = flags.DEFINE_string("config", None, "A shipped config by its name, or a file.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Chips of a slice: v5e:16x16, v4:4x4x4.")
 _WHAT = flags.DEFINE_enum("what", "both", ["train", "generate", "both"], "Programs to check.")
 _BATCH = flags.DEFINE_integer(
     "batch", None, "Images in all; train.batch_size and sample.batch_size of the config."
 )
 _CLASSES = flags.DEFINE_integer("classes", 1000, "Classes of the data.")
+_LINES = flags.DEFINE_integer("lines", 0, "Dearest instructions to print; 12 in --json, or these.")
 _JSON = flags.DEFINE_string("json", None, "File to append one line per program to.")
 
 
@@ -102,13 +107,13 @@ def generate_program(
 
 
 def main(argv: list[str]) -> int:
-    """Checks what the flags say; returns the exit code."""
-    if len(argv) > 1 or _CONFIG.value is None or _TOPOLOGY.value is None:
+    """Checks what the flags say; `argv[1:]` set fields of the config. Returns the exit code."""
+    if _CONFIG.value is None or _TOPOLOGY.value is None:
         raise InputError(
-            "give --config and --topology, such as --config=configs/lpd_256.py:XXL "
-            "--topology=v5e:16x16."
+            "give --config and --topology, such as --config=lpd_256:XXL --topology=v5e:16x16."
         )
-    config, chip = _CONFIG.value, targets.chip_of(_TOPOLOGY.value)
+    config, chip = config_files.load(_CONFIG.value), targets.chip_of(_TOPOLOGY.value)
+    config_files.override(config, argv[1:])
     sections = {"train": config.mesh, "generate": config.sample_mesh}
     makers = {"train": train_program, "generate": generate_program}
     sentences = []
@@ -121,27 +126,38 @@ def main(argv: list[str]) -> int:
         print(f"{slices} x {_TOPOLOGY.value}: {chips}, mesh {sizes}")
         program = makers[name](config, mesh, _BATCH.value, _CLASSES.value)
         report = reports.check(program, chip, mesh, rules)
-        print(reports.describe(report, program.batch))
+        print(reports.describe(report, program.batch, _LINES.value))
         sentences.append(reports.advice(report, config.decoder.get("remat", "none")))
         if _JSON.value:
-            row = {"what": name, "topology": _TOPOLOGY.value, "slices": slices}
-            row |= {"mesh": dict(mesh.shape), "batch": program.batch}
+            row = {"model": _CONFIG.value, "what": name, "topology": _TOPOLOGY.value}
+            row |= {"slices": slices, "mesh": dict(mesh.shape), "batch": program.batch}
+            if name == "generate":
+                row["segments"] = config.sample.segments
+            row |= {"fields": argv[1:], "commit": _commit(), "libtpu": metadata.version("libtpu")}
             row["libtpu_init_args"] = os.environ.get("LIBTPU_INIT_ARGS", "")
             with Path(_JSON.value).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row | dataclasses.asdict(report)) + "\n")
+                file.write(json.dumps(row | reports.row(report, _LINES.value or 12)) + "\n")
     for sentence in filter(None, sentences):
         print(f"aot_check: {sentence}", file=sys.stderr)
     return 1 if any(sentences) else 0
 
 
+def _commit() -> str:
+    """Of the checkout that this is; with a plus where it was changed since, "" outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def _parse(argv: list[str]) -> list[str]:
+    """What remains are the flags that set fields of the config."""
+    fields = [argument for argument in argv if config_files.OVERRIDE.match(argument)]
     try:
-        rest = flags.FLAGS(argv)
-        if _CONFIG.value is not None:
-            _CONFIG.value.keys()  # a config file runs when it is first used
-        return rest
-    except (AttributeError, KeyError, OSError, TypeError, ValueError, flags.Error) as error:
+        program, *rest = flags.FLAGS([argument for argument in argv if argument not in fields])
+    except flags.Error as error:
         raise InputError(str(error).strip().splitlines()[-1]) from error
+    if rest:
+        raise InputError(f"{rest[0]!r} is no flag; see --help.")
+    return [program, *fields]
 
 
 if __name__ == "__main__":

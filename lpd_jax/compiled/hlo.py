@@ -57,7 +57,9 @@ class Cost:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Instruction:
+class Instruction:
+    """One line of the text: `shape` is of its result, `text` what follows its name."""
+
     name: str
     shape: str
     operation: str
@@ -67,7 +69,7 @@ class _Instruction:
 
 def cost(text: str) -> Cost:
     """Reads the text of a compiled program, `compiled.as_text()`."""
-    return _Reader(text).cost()
+    return Reader(text).cost()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Collective:
 
 def loop_collectives(text: str) -> list[Collective]:
     """The collectives inside of loops, for which devices wait for each other again and again."""
-    reader = _Reader(text)
+    reader = Reader(text)
 
     def walk(computation: str, times: int, inside: bool) -> Iterator[Collective]:
         for i in reader.computations[computation]:
@@ -103,7 +105,9 @@ def loop_collectives(text: str) -> list[Collective]:
     return list(walk(reader.entry, 1, False))
 
 
-class _Reader:
+class Reader:
+    """The computations of a program, and sums over what they call."""
+
     def __init__(self, text: str):
         self.computations, self.entry = _parse(text)
         self.defined = {i.name: i for body in self.computations.values() for i in body}
@@ -120,11 +124,11 @@ class _Reader:
             open_loops=tuple(
                 i.name for i in everything if i.operation == "while" and not self.trips(i)
             ),
-            cycles=self.total(_own_cycles, self.entry) or None,
+            cycles=self.total(own_cycles, self.entry) or None,
         )
 
     @functools.cache  # noqa: B019 - a reader lives for one text
-    def total(self, own: Callable[[_Instruction], int], computation: str) -> int:
+    def total(self, own: Callable[[Instruction], int], computation: str) -> int:
         """Sum of `own` over the instructions of a computation and of what it calls."""
         here = sum(own(i) for i in self.computations[computation])
         return here + sum(n * self.total(own, c) for n, c in self.callees(computation))
@@ -148,8 +152,8 @@ class _Reader:
             kind = i.operation.removesuffix("-start")
             if kind not in _COLLECTIVES:
                 continue
-            operands = sum(_bytes(self.defined[name].shape) for name in i.operands)
-            result = _bytes(i.shape)
+            operands = sum(size_of(self.defined[name].shape) for name in i.operands)
+            result = size_of(i.shape)
             if i.operation.endswith("-start") and result > operands:
                 result -= operands  # the result of a start carries its operands along
             # The TPU compiler writes reduce-scatter as an all-reduce in a fusion of this name.
@@ -164,7 +168,7 @@ class _Reader:
         for i in self.computations[computation]:
             yield from self.callees_of(i)
 
-    def callees_of(self, i: _Instruction) -> Iterator[tuple[int, str]]:
+    def callees_of(self, i: Instruction) -> Iterator[tuple[int, str]]:
         """How often one run of an instruction runs a computation, and which."""
         if i.operation == "while":
             condition, body = _LOOP.search(i.text).groups()
@@ -176,7 +180,7 @@ class _Reader:
         for names in _BRANCHES.findall(i.text):
             yield from ((1, name.strip().lstrip("%")) for name in names.split(","))
 
-    def trips(self, loop: _Instruction) -> int | None:
+    def trips(self, loop: Instruction) -> int | None:
         """Trip count that the backend noted, or the bound of a counter that starts from zero."""
         if known := re.search(r'known_trip_count\W+"?n"?\W+(\d+)', loop.text):
             return int(known[1])
@@ -188,7 +192,7 @@ class _Reader:
                 return int(constant[1]) if constant else None
         return None
 
-    def own_flops(self, i: _Instruction) -> int:
+    def own_flops(self, i: Instruction) -> int:
         if i.operation not in ("dot", "convolution"):
             return 0
         left, right = (_dims(self.defined[name].shape) for name in i.operands[:2])
@@ -199,14 +203,15 @@ class _Reader:
         return _convolution_flops(i.text, left, right, _dims(i.shape))
 
 
-def _own_cycles(i: _Instruction) -> int:
+def own_cycles(i: Instruction) -> int:
+    """Cycles that the TPU compiler expects of one instruction; 0 where it has no figure."""
     found = re.search(r'"estimated_cycles":"(\d+)"', i.text)
     # The largest number stands for "no idea".
     return int(found[1]) if found and int(found[1]) < 2**62 else 0
 
 
-def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
-    computations: dict[str, list[_Instruction]] = {}
+def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    computations: dict[str, list[Instruction]] = {}
     entry = ""
     for line in text.splitlines():
         if head := _COMPUTATION.match(line):
@@ -218,7 +223,7 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
             arguments = rest[operation.end() :].partition(")")[0]
             operands = tuple(re.findall(r"%([\w.\-]+)", arguments))
             body.append(
-                _Instruction(found[1], rest[: operation.start()], operation[1], operands, rest)
+                Instruction(found[1], rest[: operation.start()], operation[1], operands, rest)
             )
     return computations, entry
 
@@ -228,7 +233,7 @@ def _dims(shape: str) -> list[int]:
     return [int(d) for d in _ARRAY.search(shape)[2].split(",") if d]
 
 
-def _bytes(shape: str) -> int:
+def size_of(shape: str) -> int:
     """Bytes of all arrays of a shape, tuples included."""
     bits = 0
     for dtype, dims in _ARRAY.findall(shape):
@@ -269,7 +274,7 @@ def _convolution_flops(
     return flops
 
 
-def _is_host_transfer(i: _Instruction) -> bool:
+def _is_host_transfer(i: Instruction) -> bool:
     operation = i.operation.removesuffix("-start").removesuffix("-done")
     return (
         operation in _HOST_OPS

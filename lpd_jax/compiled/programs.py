@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lpd_jax import parallel
+from lpd_jax.compiled import account
 from lpd_jax.errors import InputError
 from lpd_jax.generation.plan import Plan
 from lpd_jax.generation.program import generate, tokenizer_parts
@@ -27,6 +28,7 @@ class Program:
         function, args: to be lowered.
         batch: images in all.
         parts: name -> the arguments of which the memory is reported under it.
+        scopes: how `account` names the parts of the work.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Program:
     function: Callable
     args: tuple[Any, ...]
     parts: dict[str, Any]
+    scopes: account.Parts
 
 
 def placed(abstract: Any, shardings: Any) -> Any:
@@ -72,7 +75,7 @@ def train_program(
     known = {"parameters": state.params, "optimizer": state.opt_state}
     if jax.tree.leaves(state.ema):
         known["average of parameters"] = state.ema
-    return Program("train step", batch, step, (state, arrays), known)
+    return Program("train step", batch, step, (state, arrays), known, account.TRAIN)
 
 
 def generate_program(
@@ -110,7 +113,7 @@ def generate_program(
     params = (decoder_params, tokenizer_params)
     known = {"decoder": decoder_params, "tokenizer": tokenizer_params}
     args = (params, numbers, numbers, key, order, rule)
-    return Program("generation", batch, jax.jit(run), args, known)
+    return Program("generation", batch, jax.jit(run), args, known, account.GENERATE)
 
 
 def _check_batch(batch: int, parts: int, mesh: jax.sharding.Mesh) -> None:

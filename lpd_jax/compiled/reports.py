@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from lpd_jax import parallel
 from lpd_jax.compiled import hlo
+from lpd_jax.compiled.account import Account, account
 from lpd_jax.compiled.programs import Program
 from lpd_jax.compiled.targets import Chip
 
@@ -33,6 +34,7 @@ class Report:
         limit: bytes of memory.
         temporary, code: bytes of activations and other temporaries, and of the program.
         cost: FLOPs, collectives, host transfers; None if it does not fit.
+        account: where its cycles go; None if it does not fit or the compiler says nothing.
         lower_seconds, compile_seconds: wall-clock time of tracing and of the compiler.
         cpu_seconds: CPU time of the compiler, which other work on the machine does not change.
     """
@@ -45,6 +47,7 @@ class Report:
     temporary: int
     code: int
     cost: hlo.Cost | None
+    account: Account | None
     lower_seconds: float
     compile_seconds: float
     cpu_seconds: float
@@ -66,6 +69,7 @@ def check(program: Program, chip: Chip, mesh: jax.sharding.Mesh, rules: parallel
         temporary=0,
         code=0,
         cost=None,
+        account=None,
         lower_seconds=middle - start,
         compile_seconds=time.perf_counter() - middle,
         cpu_seconds=time.process_time() - cpu,
@@ -76,13 +80,15 @@ def check(program: Program, chip: Chip, mesh: jax.sharding.Mesh, rules: parallel
     temporary, code = memory.temp_size_in_bytes, memory.generated_code_size_in_bytes
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak = memory.argument_size_in_bytes + outputs + temporary + code
+    cost = hlo.cost(text)
     return dataclasses.replace(
         report,
         fits=peak <= report.limit,
         peak=peak,
         temporary=temporary,
         code=code,
-        cost=hlo.cost(text),
+        cost=cost,
+        account=account(text, program.scopes, chip) if cost.cycles else None,
     )
 
 
@@ -146,10 +152,19 @@ def _bytes_per_device(tree: Any) -> int:
     )
 
 
-def describe(report: Report, batch: int) -> str:
-    """Lines for people: what one chip needs for a batch of that many images in all."""
+def row(report: Report, lines: int) -> dict[str, Any]:
+    """The report as JSON data, with that many lines of its account."""
+    data = dataclasses.asdict(dataclasses.replace(report, account=None))
+    return data | {"account": report.account and report.account.row(lines)}
 
-    def lines() -> Iterator[tuple[str, str]]:
+
+def describe(report: Report, batch: int, lines: int = 0) -> str:
+    """Lines for people: what one chip needs for a batch of that many images in all.
+
+    `lines` of the account are added, the dearest instructions first.
+    """
+
+    def figures() -> Iterator[tuple[str, str]]:
         for name, size in report.parts.items():
             yield name, f"{size / GIB:.2f} GiB"
         if report.fits:
@@ -168,4 +183,6 @@ def describe(report: Report, batch: int) -> str:
         yield "of the CPU for it", f"{report.cpu_seconds:.1f} s"
 
     head = f"{report.name}, {batch} images, per chip:"
-    return "\n".join([head, *(f"  {name:<24}{text:>14}" for name, text in lines())])
+    table = [f"  {name:<24}{text:>14}" for name, text in figures()]
+    known = [report.account.describe(lines)] if report.account else []
+    return "\n".join([head, *table, *known])

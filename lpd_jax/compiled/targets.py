@@ -21,21 +21,26 @@ class Chip:
     Attributes:
         hbm_gib: memory of a chip, GiB (the compiler keeps up to 1.25 GiB of it to itself).
         dims: sizes in the name of a topology.
+        flops_per_cycle: of bfloat16 products, two for each multiply-add.
+        bytes_per_cycle: of memory.
         options: of the topology.
     """
 
     hbm_gib: int
     dims: int
+    flops_per_cycle: int
+    bytes_per_cycle: int
     options: tuple[tuple[str, str], ...] = ()
 
 
 # Source: https://cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e ("HBM capacity per chip").
 CHIPS = {
     # The two cores of a v4 chip work as one device, which jax's default topology does not know.
-    "v4": Chip(32, 3, (("chip_config_name", "megacore"),)),
-    "v5e": Chip(16, 2),
-    "v5p": Chip(95, 3),
-    "v6e": Chip(32, 2),
+    # The clocks of the last two columns: peak FLOP/s of these pages over FLOPs a cycle.
+    "v4": Chip(32, 3, 262144, 1170, (("chip_config_name", "megacore"),)),
+    "v5e": Chip(16, 2, 131072, 545),
+    "v5p": Chip(95, 3, 262144, 1580),
+    "v6e": Chip(32, 2, 524288, 937),
 }
 
 

@@ -9,6 +9,7 @@ from jax.experimental import topologies
 
 from lpd_jax import parallel
 from lpd_jax.compiled import hlo, programs, reports, targets
+from lpd_jax.compiled.account import GENERATE
 from lpd_jax.errors import InputError
 from lpd_jax.parallel import MeshConfig
 
@@ -60,7 +61,9 @@ class _NoRoom:
 def check(message):
     mesh = parallel.make_mesh(MeshConfig())
     whole = programs.placed(jax.ShapeDtypeStruct((4, 4), jnp.float32), parallel.replicated(mesh))
-    program = programs.Program("generation", 8, _NoRoom(message), (whole,), {"decoder": whole})
+    program = programs.Program(
+        "generation", 8, _NoRoom(message), (whole,), {"decoder": whole}, GENERATE
+    )
     return reports.check(program, targets.CHIPS["v5e"], mesh, parallel.RULES)
 
 
@@ -89,6 +92,7 @@ def report(name="train step", parts=None, **fields):
         temporary=0,
         code=0,
         cost=None,
+        account=None,
         lower_seconds=0.0,
         compile_seconds=0.0,
         cpu_seconds=0.0,

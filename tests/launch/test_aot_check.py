@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TINY = (
-    "--config=configs/digits.py",
+    "--config=digits",
     "--config.data.size=8",
     "--config.decoder.width=32",
     "--config.decoder.depth=2",
@@ -32,7 +33,9 @@ needs_libtpu = pytest.mark.skipif(
 
 def aot_check(*arguments):
     command = [sys.executable, "launch/aot_check.py", *TINY, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # libtpu reads XLA_FLAGS too, and does not know those of `tests/conftest.py`.
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
 @needs_libtpu
@@ -48,7 +51,18 @@ def test_train_step_and_generation_compile_for_four_chips_and_ask_nothing_of_the
     assert train["parts"]["optimizer"] == 2 * train["parts"]["parameters"] + 8
     assert train["cost"]["collective_bytes"]["all-gather"] > 0
     assert train["cost"]["flops"] > generation["cost"]["flops"] > 0
-    assert train["cost"]["cycles"] > 0 and generation["cost"]["cycles"] > 0
+    for row, part in ((train, "layers, backward"), (generation, "VQ decoder")):
+        account = row["account"]
+        assert account["cycles"] == row["cost"]["cycles"] > 0
+        assert sum(p["cycles"] for p in account["parts"].values()) == account["cycles"]
+        assert account["parts"][part]["flops"] > 0 and 0 < account["utilisation"] < 1
+        assert len(account["lines"]) == 12 and account["kernels"] == []
+        assert f"  {part}" in done.stdout
+    assert (generation["model"], generation["segments"]) == ("digits", 1)
+    # The same program is as dear as itself, by part.
+    command = [sys.executable, "launch/aot_diff.py", str(file), str(file)]
+    diff = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "VQ decoder" in diff and diff.count("+0.0 %") > 4 and "-0.0" not in diff
 
 
 @needs_libtpu
