@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from lpd_jax import checks
 from lpd_jax.errors import InputError
 from lpd_jax.models.attention import KERNELS, ImageMask, Keys, attend, attend_image
+from lpd_jax.models.dropout import Dropout
+from lpd_jax.models.gelu import gelu
 from lpd_jax.models.linear import Linear, logical
 from lpd_jax.models.mask import training_mask
 from lpd_jax.models.norm import LayerNorm
@@ -149,7 +151,7 @@ class Block(nn.Module):
         head_width, hidden_width = c.width // c.heads, round(c.width * c.mlp_ratio)
         linear = functools.partial(Linear, dtype=c.dtype)
         norm = functools.partial(LayerNorm, epsilon=c.norm_eps)
-        drop = nn.Dropout(c.dropout, deterministic=deterministic)
+        drop = Dropout(c.dropout, deterministic=deterministic)
         qkv = linear(
             "btd,dshk->btshk",
             (c.width, 3, c.heads, head_width),
@@ -175,7 +177,7 @@ class Block(nn.Module):
         hidden = linear("btd,df->btf", (c.width, hidden_width), ("embed", "mlp"), name="up")(
             norm(name="norm2")(x)
         )
-        hidden = drop(nn.gelu(hidden, approximate=False))
+        hidden = drop(gelu(hidden))
         hidden = linear("btf,fd->btd", (hidden_width, c.width), ("mlp", "embed"), name="down")(
             hidden
         )
