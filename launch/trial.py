@@ -158,7 +158,7 @@ def commands(f: Files, w: str) -> Iterator[list[str]]:
     yield ["train_tokenizer", "--config=folder_small", f"--workdir={new}2", *tiny]
 
 
-def calls(sampler: lpd_jax.Sampler) -> dict[str, Callable[[], object]]:
+def calls(sampler: lpd_jax.Sampler, workdir: pathlib.Path) -> dict[str, Callable[[], object]]:
     """Calls of the notebook API, each with one mistake."""
     s, images = sampler, np.zeros((1, 32, 32, 3), np.uint8)
     half = editing.rectangle((32, 32), (0.5, 0, 1, 1))
@@ -216,7 +216,7 @@ def calls(sampler: lpd_jax.Sampler) -> dict[str, Callable[[], object]]:
         "rectangle(empty)": lambda: editing.rectangle((32, 32), (0, 0, 0, 0)),
         "load(None)": lambda: lpd_jax.Sampler.load(None),
         "load('/no/place')": lambda: lpd_jax.Sampler.load("/no/place"),
-        "load(dtype='float8')": lambda: lpd_jax.Sampler.load("/no/place", dtype="float8"),
+        "load(dtype='float8')": lambda: lpd_jax.Sampler.load(workdir, dtype="float8"),
     }
 
 
@@ -279,7 +279,7 @@ def main() -> int:
         if not only or only == "api":
             # Forking ends here: from now on jax has threads.
             sampler = lpd_jax.Sampler.load(workdir)
-            for text, call in calls(sampler).items():
+            for text, call in calls(sampler, workdir).items():
                 try:
                     with contextlib.redirect_stderr(io.StringIO()):
                         call()
