@@ -134,6 +134,16 @@ def get_config() -> ConfigDict:
     config.export = ConfigDict({"path": ""})  # new directory; one in workdir/export when empty
     config.orders = ConfigDict({"count": 1000})
     config.evaluate = ConfigDict({"steps": 10})
+    config.likelihood = ConfigDict(
+        {
+            "orders": ("locality", "near", "spread", "halton", "random", "raster"),
+            "repulsions": (),  # of "locality", each a row; sample.repulsion when empty
+            "steps": (),  # numbers of steps; one token a step and train.schedules when empty
+            "draws": 4,  # of each order, for every image
+            "images": 0,  # at most; 0: all
+            "split": "heldout",  # or "train"
+        }
+    )
     config.convert = ConfigDict(
         {
             "heads": 0,  # of the decoder; 0: the config's if its width is, else width / 64

@@ -43,6 +43,8 @@ _LEAST = {
     "edit.count": 1,
     "orders.count": 1,
     "evaluate.steps": 1,
+    "likelihood.draws": 1,
+    "likelihood.images": 0,
     "convert.heads": 0,
 }
 _SOURCES = ("digits", "folder", "tfds")
@@ -82,6 +84,7 @@ def config(config: ConfigDict, task: str) -> None:
     _sampling(config, num_tokens if task in ("pipeline", "orders") else None)
     if task == "pipeline":
         _pipeline(config, num_tokens)
+    _likelihood(config)
     if task == "edit" and not config.edit.mask:
         # In shares of the sides; whether pixels are inside an image, its model says.
         with _in("edit.box"):
@@ -99,6 +102,19 @@ def _data(config: ConfigDict, task: str) -> None:
             f"data.path is empty, and data.source={source!r} reads images from there; give "
             "--config.data.path=..."
         )
+
+
+def _likelihood(config: ConfigDict) -> None:
+    section = config.likelihood
+    for name in section.orders:
+        with _in("likelihood.orders"):
+            orders.named(name)
+    for value in section.repulsions:
+        checks.number("likelihood.repulsions", value, 0)
+    for value in section.steps:
+        checks.whole("likelihood.steps", value, 1)
+    if section.split not in ("heldout", "train"):
+        raise InputError(f"likelihood.split={section.split!r} must be 'heldout' or 'train'.")
 
 
 def _training(config: ConfigDict, num_tokens: int | None) -> None:

@@ -1,0 +1,229 @@
+"""Task: judges orders and numbers of steps by the likelihood of held-out codes.
+
+    python -m lpd_jax likelihood --config=digits --workdir=runs/digits
+
+Writes likelihood.json (one row for each order and number of steps), a table and pictures to a
+directory that is named by the settings. Fields of `config.likelihood` say what is measured. The
+codes are those in the workdir; with --checkpoint the model is another one.
+"""
+
+import dataclasses
+import itertools
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from lpd_jax import parallel, storage
+from lpd_jax.data import codes as code_dataset
+from lpd_jax.errors import InputError
+from lpd_jax.evaluation.likelihood import Bits, Score, difference, score, scorer
+from lpd_jax.generation import groups, orders
+from lpd_jax.generation.groups import step_of
+from lpd_jax.models.decoder import Decoder
+from lpd_jax.sampler import draw_orders
+from lpd_jax.tasks import build, results
+from lpd_jax.tasks.workdir import digest, done, timed, write_json
+from lpd_jax.trained import load_decoder
+from lpd_jax.viz import likelihood as pictures
+from lpd_jax.viz import plots
+
+_LOG = logging.getLogger(__name__)
+LAST = "likelihood.json"  # the file that says that a directory is complete
+
+
+class Schedule(NamedTuple):
+    """An order and its groups; `repulsion` is None for orders that have none."""
+
+    order: str
+    repulsion: float | None
+    group_sizes: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the order, for people."""
+        return self.order if self.repulsion is None else f"{self.order} {self.repulsion:g}"
+
+
+def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
+    """Measures; returns the directory of the results.
+
+    Raises:
+        InputError: a setting is wrong, or the codes are absent or another tokenizer's.
+    """
+    workdir, section = storage.path(workdir), config.likelihood
+    about = build.about(config, workdir)
+    codes = workdir / "codes"
+    if code_dataset.read_spec(codes).tokenizer["fingerprint"] != about["tokenizer"]:
+        raise InputError(
+            f"the codes in {codes} are another tokenizer's than the model was trained with; encode "
+            "with --checkpoint into a workdir of its own."
+        )
+    chosen = schedules(config, math.prod(about["config"]["grid"]))
+    names = ("dtype", "params", "proximity")
+    settings = {
+        "seed": config.seed,
+        "model": about["identity"],
+        "sample": {name: config.sample[name] for name in names},
+        "likelihood": {n: section[n] for n in ("draws", "images", "split")},
+        "schedules": [schedule._asdict() for schedule in chosen],
+    }
+    name = f"{section.split}-{section.draws}draws-seed{config.seed}-{digest(settings)}"
+    directory = workdir / "likelihood" / name
+    if done(directory / LAST):
+        _LOG.info("likelihood: already in %s", directory)
+        return directory
+    with timed(workdir, "likelihood"):
+        scores = _measure(config, workdir, chosen)
+        if jax.process_index() == 0:
+            with results.directory(directory, settings, config, LAST) as partial:
+                _write(partial, chosen, scores, tuple(about["config"]["grid"]), section)
+            results.index(directory.parent, "bits.png")
+    _LOG.info("likelihood: %d schedules in %s", len(chosen), directory)
+    return directory
+
+
+def schedules(config: ConfigDict, num_tokens: int) -> list[Schedule]:
+    """What the section asks for; steps of more than `num_tokens` are left out.
+
+    Raises:
+        InputError: an order that there is not, or no schedule at all.
+    """
+    section, kind = config.likelihood, config.sample.group_schedule
+    steps = section.steps or sorted({num_tokens, *config.train.schedules}, reverse=True)
+    repulsions = section.repulsions or (config.sample.repulsion,)
+    found = []
+    for name, number in itertools.product(section.orders, steps):
+        orders.named(name)
+        if number <= num_tokens:
+            sizes = groups.group_sizes(num_tokens, number, kind)
+            choices = repulsions if name == "locality" else (None,)
+            found += [Schedule(name, choice, sizes) for choice in choices]
+    if not found:
+        raise InputError("likelihood.orders and likelihood.steps must name at least one schedule.")
+    return found
+
+
+def _measure(config: ConfigDict, workdir: storage.Path, chosen: Sequence[Schedule]) -> list[Score]:
+    section, mesh, rules = config.likelihood, build.mesh(config), build.rules(config)
+    place = storage.path(config.checkpoint or workdir) / "decoder/model"
+    network, params, _ = load_decoder(place, mesh, rules, config.sample.params)
+    dtype = config.sample.dtype or network.config.dtype
+    network = Decoder(dataclasses.replace(network.config, dtype=dtype, dropout=0.0))
+    arrays = code_dataset.load_codes(workdir / "codes", section.split)
+    count = min(section.images or len(arrays["label"]), len(arrays["label"]))
+    images = {"codes": arrays["codes"][:count, 0], "label": arrays["label"][:count]}
+    how = {"batch_size": config.sample.batch_size, "chunk": config.train.loss_chunk}
+    bits = scorer(network, params, images, mesh=mesh, **how)
+    scores, progress = [], tqdm(chosen, "likelihood", unit="schedule", dynamic_ncols=True)
+    with parallel.use(mesh, rules):
+        for schedule in progress:
+            scores.append(measure(bits, schedule, config, network.config.grid, count))
+            progress.set_postfix_str(f"{schedule.name} {scores[-1].bits_per_token:.3f}")
+    return scores
+
+
+def measure(
+    bits: Bits, schedule: Schedule, config: ConfigDict, grid: tuple[int, int], count: int
+) -> Score:
+    """The score of one schedule; draw r of image i has its address from the seed, r and i."""
+    order = orders.named(schedule.order, config.sample.proximity, schedule.repulsion or 0.0)
+    indices, found, drawn = np.arange(count, dtype=np.int32), [], []
+    for draw in range(config.likelihood.draws):
+        key = jax.random.fold_in(jax.random.key(config.seed), draw)
+        own = jax.device_get(draw_orders(order, key, indices, grid, schedule.group_sizes))
+        drawn.append(own)
+        found.append(bits(own, step_of(schedule.group_sizes)))
+    return score(np.stack(found), np.stack(drawn))
+
+
+def rows(chosen: Sequence[Schedule], scores: Sequence[Score], draws: int) -> list[dict[str, Any]]:
+    """One row of JSON data for each schedule.
+
+    `price_of_parallelism` is against one token a step in the same order, `price_of_order` that
+    against the best order at one token a step, `against_best` against the best order in as many
+    steps; the two last are means of differences image by image, with their standard errors.
+    """
+    single = {s.name: x for s, x in zip(chosen, scores, strict=True) if max(s.group_sizes) == 1}
+    best = min(single.values(), key=lambda x: x.bits_per_token, default=None)
+    found = []
+    for schedule, own in zip(chosen, scores, strict=True):
+        steps = len(schedule.group_sizes)
+        rivals = [x for s, x in zip(chosen, scores, strict=True) if len(s.group_sizes) == steps]
+        against = difference(own, min(rivals, key=lambda x: x.bits_per_token))
+        row = {
+            "order": schedule.order,
+            "repulsion": schedule.repulsion,
+            "steps": steps,
+            "group_sizes": schedule.group_sizes,
+            "bits_per_token": own.bits_per_token,
+            "standard_error": own.standard_error,
+            "standard_error_images": own.standard_error_images,
+            "images": len(own.by_image),
+            "draws": draws,
+            "against_best": against[0],
+            "against_best_se": against[1],
+        }
+        if schedule.name in single:
+            row["price_of_parallelism"] = own.bits_per_token - single[schedule.name].bits_per_token
+            row["price_of_order"], row["price_of_order_se"] = difference(
+                single[schedule.name], best
+            )
+        found.append({name: _plain(value) for name, value in row.items()})
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a line for each order, a column for each number of steps, the best in bold."""
+    steps = sorted({row["steps"] for row in found}, reverse=True)
+    named = {}
+    for row in found:
+        label = row["order"] if row["repulsion"] is None else f"{row['order']} {row['repulsion']:g}"
+        named.setdefault(label, {})[row["steps"]] = row["bits_per_token"]
+    best = {n: min(own[n] for own in named.values() if n in own) for n in steps}
+    lines = [f"| order \\ steps | {' | '.join(map(str, steps))} |", "|---" * (len(steps) + 1) + "|"]
+    for label, own in named.items():
+        texts = (f"{own[n]:.3f}" if n in own else "" for n in steps)
+        pairs = zip(steps, texts, strict=True)
+        cells = (f"**{text}**" if own.get(n) == best[n] else text for n, text in pairs)
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _write(
+    directory: storage.Path,
+    chosen: Sequence[Schedule],
+    scores: Sequence[Score],
+    grid: tuple[int, int],
+    section: ConfigDict,
+) -> None:
+    found = rows(chosen, scores, section.draws)
+    images, draws = found[0]["images"], section.draws
+    head = (
+        f"Bits per token of {images} images ({section.split}), {draws} draws of orders, without "
+        "guidance; less is better.\n\n"
+    )
+    storage.write_text(directory / "likelihood.md", head + table(found))
+    named = [
+        {"name": s.name, "x": r["steps"], "bits per token": (x.bits_per_token, x.standard_error)}
+        for s, x, r in zip(chosen, scores, found, strict=True)
+    ]
+    axis = sorted({row["steps"] for row in found}, reverse=True)
+    plots.save(plots.error_bars(named, ["bits per token"], axis, "steps"), directory / "bits.png")
+    fewest = min(axis)
+    shown = [p for p in zip(chosen, scores, strict=True) if len(p[0].group_sizes) == fewest]
+    by_step = {s.name: (x.by_position, s.group_sizes) for s, x in shown}
+    plots.save(pictures.cost_by_step(by_step), directory / "steps.png")
+    maps = {s.name: x.by_cell.reshape(grid) for s, x in shown}
+    plots.save(pictures.cell_maps(maps, fewest), directory / "cells.png")
+    write_json(directory / LAST, found)

@@ -1,0 +1,50 @@
+"""Pictures of what a schedule costs: by step and by cell."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lpd_jax.viz.plots import COLORS
+
+
+def cost_by_step(orders: Mapping[str, tuple[np.ndarray, Sequence[int]]]) -> Figure:
+    """Bits per token of each step's group, one curve for each order.
+
+    Args:
+        orders: name -> bits float [N] by position of generation, and the S group sizes.
+    """
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_prop_cycle(color=COLORS)
+    for name, (bits, sizes) in orders.items():
+        ends = np.cumsum(sizes)
+        means = [bits[end - size : end].mean() for end, size in zip(ends, sizes, strict=True)]
+        axes.plot(range(1, len(sizes) + 1), means, marker=".", label=name)
+    axes.set(xlabel="step", ylabel="bits per token", title="cost of each step")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def cell_maps(orders: Mapping[str, np.ndarray], steps: int) -> Figure:
+    """Bits of the token in each cell, one map for each order, all on one scale.
+
+    Args:
+        orders: name -> bits float [h, w].
+        steps: that they were generated in.
+    """
+    columns = min(4, len(orders))
+    lines = -(-len(orders) // columns)
+    figure = Figure(figsize=(2.3 * columns + 1, 2.4 * lines + 0.3), layout="constrained")
+    panels = np.ravel(figure.subplots(lines, columns, squeeze=False))
+    every = np.stack(list(orders.values()))
+    low, high = every.min(), every.max()
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, (name, bits) in zip(panels, orders.items(), strict=False):
+        shown = axes.imshow(bits, vmin=low, vmax=high, cmap="viridis")
+        axes.set_title(name, fontsize=9)
+    figure.colorbar(shown, ax=list(panels), label="bits per token")
+    figure.suptitle(f"bits by cell, {steps} steps", fontsize=10)
+    return figure

@@ -1,0 +1,129 @@
+"""The likelihood task on a tiny trained run: its rows, pictures, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lpd_jax.configs import base
+from lpd_jax.data.codes import load_codes
+from lpd_jax.errors import InputError
+from lpd_jax.evaluation.likelihood import token_bits
+from lpd_jax.generation.groups import group_sizes, step_of
+from lpd_jax.tasks import build, check, encode, likelihood, train, train_tokenizer
+from lpd_jax.trained import load_decoder
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for low in (0, 128):
+        (path / f"from {low}").mkdir()
+        for i, image in enumerate(rng.integers(low, low + 128, (40, 16, 16, 3), np.uint8)):
+            Image.fromarray(image).save(path / f"from {low}" / f"{i}.png")
+    config = base.get_config()
+    config.data.update(path=str(path), size=16)
+    sizes = {"ch": 8, "ch_mult": (1, 1, 1), "z_channels": 8, "norm_groups": 4, "codebook_size": 16}
+    config.tokenizer.update(sizes)
+    config.train_tokenizer.update(steps=2, batch_size=16, warmup_steps=1)
+    config.decoder.update(width=16, depth=1, heads=2, dtype="float32")
+    config.train.update(
+        steps=8, batch_size=16, warmup_steps=1, decay_start=7, schedules=(16, 4), log_every=4
+    )
+    config.likelihood.update(
+        orders=("locality", "random", "raster"), repulsions=(1.0, 2.0), steps=(16, 4), draws=2
+    )
+    return config.lock()
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    for task in (train_tokenizer, encode, train):
+        task.run(config, workdir)
+    return workdir
+
+
+def test_rows_table_and_pictures(config, workdir, one_device_mesh):
+    directory = likelihood.run(config, workdir)
+    rows = json.loads((directory / "likelihood.json").read_text())
+    assert [(r["order"], r["repulsion"], r["steps"]) for r in rows] == [
+        *(("locality", r, s) for s in (16, 4) for r in (1.0, 2.0)),
+        *((name, None, s) for name in ("random", "raster") for s in (16, 4)),
+    ]
+    arrays = load_codes(workdir / "codes", "heldout")
+    count = len(arrays["label"])
+    assert {(r["images"], r["draws"]) for r in rows} == {(count, 2)}
+    # Raster has one order, so that its bits can be computed here.
+    network, params, _ = load_decoder(workdir / "decoder/model", one_device_mesh)
+    for row in rows[-2:]:
+        sizes = group_sizes(16, row["steps"])
+        assert tuple(row["group_sizes"]) == sizes
+        given = np.tile(np.arange(16, dtype=np.int32), (count, 1))
+        codes = arrays["codes"][:, 0]
+        bits = np.asarray(
+            token_bits(network, params, codes, arrays["label"], given, step_of(sizes))
+        )
+        assert row["bits_per_token"] == pytest.approx(bits.mean(), rel=1e-5)
+        assert row["standard_error"] == 0
+        assert row["standard_error_images"] == pytest.approx(
+            bits.mean(-1).std(ddof=1) / np.sqrt(count), rel=1e-3
+        )
+    for row in rows:
+        own = [r for r in rows if (r["order"], r["repulsion"]) == (row["order"], row["repulsion"])]
+        single = next(r for r in own if r["steps"] == 16)
+        price = row["bits_per_token"] - single["bits_per_token"]
+        assert row["price_of_parallelism"] == pytest.approx(price, abs=1e-12)
+        best = min(r["bits_per_token"] for r in rows if r["steps"] == row["steps"])
+        assert row["against_best"] == pytest.approx(row["bits_per_token"] - best, abs=1e-9)
+    table = (directory / "likelihood.md").read_text()
+    assert "| order \\ steps | 16 | 4 |" in table and table.count("**") == 4
+    for picture in ("bits.png", "steps.png", "cells.png"):
+        assert np.asarray(Image.open(directory / picture).convert("L")).std() > 5
+    before = (directory / "likelihood.json").stat().st_mtime_ns
+    assert likelihood.run(config, workdir) == directory
+    assert (directory / "likelihood.json").stat().st_mtime_ns == before
+
+
+def test_results_do_not_depend_on_the_batch_and_are_few_when_asked(config, workdir):
+    other = config.copy_and_resolve_references()
+    other.sample.batch_size = 8
+    other.likelihood.update(orders=("random",), images=5)
+    first = likelihood.run(other, workdir)
+    rows = json.loads((first / "likelihood.json").read_text())
+    assert {r["images"] for r in rows} == {5}
+    whole = likelihood.schedules(other, 16)
+    other.sample.batch_size = 64
+    scores = likelihood._measure(other, workdir, whole)
+    for row, score in zip(rows, scores, strict=True):
+        assert row["bits_per_token"] == pytest.approx(score.bits_per_token, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"orders": ("spiral",)}, "spiral"),
+        ({"orders": ()}, "at least one"),
+        ({"steps": (17,)}, "at least one"),
+        ({"steps": (0,)}, r"likelihood\.steps=0"),
+        ({"repulsions": (-1.0,)}, r"likelihood\.repulsions"),
+        ({"split": "test"}, r"likelihood\.split"),
+        ({"draws": 0}, r"likelihood\.draws"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(config, workdir, change, words):
+    other = config.copy_and_resolve_references()
+    with other.unlocked():
+        other.likelihood.update(change)
+    with pytest.raises(InputError, match=words):
+        check.config(other, "likelihood")
+        likelihood.run(other, workdir)
+
+
+def test_codes_of_another_tokenizer_are_refused(config, workdir, monkeypatch):
+    about = build.about(config, workdir) | {"tokenizer": "another"}
+    monkeypatch.setattr(build, "about", lambda *_: about)
+    with pytest.raises(InputError, match="another tokenizer's"):
+        likelihood.run(config, workdir)
