@@ -6,8 +6,9 @@ a: `best[s, b] = min_a best[s - 1, a] + cost[a, b]`. As in ARDM (Hoogeboom et al
 2110.02037), where a token's cost depends on a alone; here it may depend on its position too.
 
 The bits of a group depend a little on how the tokens before it were grouped, since those attend to
-their own groups. Costs are measured under one grouping, of which they are exact; fitting, measuring
-under the fitted groups and fitting again brings them together.
+their own groups, and on the queries that are asked beside them. Costs are measured under one
+grouping of what comes before, and with all that comes after asked at once: near enough to choose
+by, so that what was chosen is measured itself before it is used.
 
 Dims: M images, N image tokens, S steps.
 """

@@ -43,9 +43,12 @@ def test_impossible_numbers_of_steps_are_refused(steps):
         fitted_sizes(np.zeros((10, 10)), steps)
 
 
-def test_the_cost_of_a_cut_is_the_likelihood_under_it(decoder, decoder_params):
-    """Group by group, the costs under a grouping sum up to the bits of that schedule."""
-    network = Decoder(dataclasses.replace(decoder.config, dropout=0.0))
+@pytest.mark.parametrize("query_attention", ["independent", "group"])
+def test_the_cost_of_a_cut_is_the_likelihood_under_it(decoder, decoder_params, query_attention):
+    """Of queries that do not see each other for all groups, else for the last one."""
+    network = Decoder(
+        dataclasses.replace(decoder.config, dropout=0.0, query_attention=query_attention)
+    )
     rng, tokens = np.random.default_rng(0), decoder.config.num_tokens
     images = {
         "codes": rng.integers(0, decoder.config.vocab_size, (5, tokens), dtype=np.int32),
@@ -57,5 +60,8 @@ def test_the_cost_of_a_cut_is_the_likelihood_under_it(decoder, decoder_params):
         bits = scorer(network, decoder_params, images, batch_size=5, mesh=mesh)
         for sizes in ((24,), (1, 3, 8, 12), (1,) * 24):
             costs = group_costs(bits, orders, sizes)
-            whole = bits(orders, step_of(sizes)).sum(-1).mean()
-            assert cost_of(costs, sizes) == pytest.approx(whole, rel=1e-5)
+            exact = bits(orders, step_of(sizes)).mean(0)
+            last = sizes[-1]
+            assert costs[tokens - last, tokens] == pytest.approx(exact[-last:].sum(), rel=1e-5)
+            if query_attention == "independent":
+                assert cost_of(costs, sizes) == pytest.approx(exact.sum(), rel=1e-5)
