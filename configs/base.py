@@ -102,7 +102,7 @@ def get_config() -> ConfigDict:
             "count": 4,
             "steps": 10,
             "group_sizes": (),  # sizes themselves, instead of steps
-            "group_schedule": "cosine",
+            "group_schedule": "cosine",  # or "uniform", or a file of fit_schedule
             "order": "locality",
             "order_file": "",  # orders to use by image index, instead of drawing
             "proximity": 1.0,
@@ -142,6 +142,13 @@ def get_config() -> ConfigDict:
             "draws": 4,  # of each order, for every image
             "images": 0,  # at most; 0: all
             "split": "heldout",  # or "train"
+        }
+    )
+    config.fit_schedule = ConfigDict(
+        {
+            "steps": (),  # numbers of steps to fit group sizes for; sample.steps when empty
+            "images": 256,  # of the training split; 0: all
+            "rounds": 3,  # fits at most, each in view of the orders of the one before
         }
     )
     config.convert = ConfigDict(

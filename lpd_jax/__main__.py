@@ -49,7 +49,7 @@ from lpd_jax.errors import InputError
 from lpd_jax.tasks import check
 
 _LOG = logging.getLogger("lpd_jax")
-_NOT_TASKS = ("build", "check", "results", "start", "workdir")
+_NOT_TASKS = ("build", "check", "results", "scoring", "start", "workdir")
 TASKS = tuple(m.name for m in pkgutil.iter_modules(tasks.__path__) if m.name not in _NOT_TASKS)
 # What the machine, not the program, is to blame for.
 _DISK = {

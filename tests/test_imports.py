@@ -73,6 +73,7 @@ def test_imports_point_downwards(file):
                 "build",
                 "check",
                 "results",
+                "scoring",
                 "start",
                 "workdir",
             )

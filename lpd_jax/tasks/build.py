@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -131,11 +132,34 @@ def tokenizer(config: ConfigDict) -> Tokenizer:
 
 
 def group_sizes(config: ConfigDict, num_tokens: int) -> tuple[int, ...]:
-    """Group sizes of a section with `group_sizes` (given) or `steps` and `group_schedule`."""
-    if config.group_sizes:
-        groups.check_group_sizes(tuple(config.group_sizes), num_tokens)
-        return tuple(config.group_sizes)
-    return groups.group_sizes(num_tokens, config.steps, config.group_schedule)
+    """Group sizes of a section with `group_sizes` (given) or `steps` and `group_schedule`.
+
+    Raises:
+        InputError: they do not fit, or the file of the schedule has no such number of steps.
+    """
+    sizes, kind = tuple(config.group_sizes), config.group_schedule
+    if not sizes and (kind in ("cosine", "uniform") or config.steps == num_tokens):
+        return groups.group_sizes(num_tokens, config.steps, kind if kind == "uniform" else "cosine")
+    sizes = sizes or _fitted(kind, config.steps)
+    groups.check_group_sizes(sizes, num_tokens)
+    return sizes
+
+
+def _fitted(file: str, steps: int) -> tuple[int, ...]:
+    """Group sizes of that many steps in a file that the task fit_schedule wrote."""
+    try:
+        found = json.loads(storage.path(file).read_text())
+        sizes = {int(number): tuple(row["group_sizes"]) for number, row in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"sample.group_schedule={file!r} is no file of fit_schedule ({storage.brief(error)})."
+        ) from error
+    if steps not in sizes:
+        raise InputError(
+            f"{file} has group sizes for {', '.join(map(str, sizes))} steps, not for {steps}; fit "
+            f"them with --config.fit_schedule.steps={steps}."
+        )
+    return sizes[steps]
 
 
 def grid(config: ConfigDict, stride: int | None = None) -> tuple[int, int]:
@@ -172,7 +196,11 @@ def sampling_defaults(config: ConfigDict) -> dict[str, Any]:
     """What `model.json` says of how the model is sampled: fields of `config.sample`, JSON data."""
     names = ("steps", "group_sizes", "group_schedule", "order", "proximity", "repulsion")
     rule = (field.name for field in dataclasses.fields(SamplingRule))
-    return {name: config.sample[name] for name in (*names, *rule)}
+    found = {name: config.sample[name] for name in (*names, *rule)}
+    if found["group_schedule"] not in ("cosine", "uniform"):  # a file stays where it is
+        sizes = _fitted(found["group_schedule"], found["steps"])
+        found |= {"group_sizes": sizes, "group_schedule": "cosine"}
+    return found
 
 
 def about(config: ConfigDict, workdir: storage.Where) -> dict[str, Any]:
@@ -226,6 +254,8 @@ def deciding(section: ConfigDict) -> dict[str, Any]:
     """
     others = ("labels", "count", "batch_size", "segments")
     fields = {name: value for name, value in section.to_dict().items() if name not in others}
+    if section.group_schedule not in ("cosine", "uniform"):
+        fields["group_schedule"] = storage.path(section.group_schedule).read_text()
     if section.order_file:
         fields["order_file"] = hashlib.sha256(order(section).tobytes()).hexdigest()[:16]
     return fields

@@ -45,6 +45,8 @@ _LEAST = {
     "evaluate.steps": 1,
     "likelihood.draws": 1,
     "likelihood.images": 0,
+    "fit_schedule.images": 0,
+    "fit_schedule.rounds": 1,
     "convert.heads": 0,
 }
 _SOURCES = ("digits", "folder", "tfds")
@@ -111,8 +113,9 @@ def _likelihood(config: ConfigDict) -> None:
             orders.named(name)
     for value in section.repulsions:
         checks.number("likelihood.repulsions", value, 0)
-    for value in section.steps:
-        checks.whole("likelihood.steps", value, 1)
+    for name in ("likelihood", "fit_schedule"):
+        for value in config[name].steps:
+            checks.whole(f"{name}.steps", value, 1)
     if section.split not in ("heldout", "train"):
         raise InputError(f"likelihood.split={section.split!r} must be 'heldout' or 'train'.")
 
@@ -148,9 +151,11 @@ def _sampling(config: ConfigDict, num_tokens: int | None) -> None:
         )
     for size in section.group_sizes:
         checks.whole("sample.group_sizes", size, 1)
-    if section.group_schedule not in ("cosine", "uniform"):
+    kind = section.group_schedule
+    if kind not in ("cosine", "uniform") and not storage.path(kind).is_file():
         raise InputError(
-            f"sample.group_schedule={section.group_schedule!r} must be 'cosine' or 'uniform'."
+            f"sample.group_schedule={kind!r} must be 'cosine' or 'uniform', or a file of "
+            "fit_schedule."
         )
     for field, values in (("dtype", ("", "float32", "bfloat16")), ("quantize", ("", *MODES))):
         if section[field] not in values:

@@ -7,7 +7,6 @@ directory that is named by the settings. Fields of `config.likelihood` say what 
 codes are those in the workdir; with --checkpoint the model is another one.
 """
 
-import dataclasses
 import itertools
 import logging
 import math
@@ -20,16 +19,13 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from lpd_jax import parallel, storage
-from lpd_jax.data import codes as code_dataset
 from lpd_jax.errors import InputError
-from lpd_jax.evaluation.likelihood import Bits, Score, difference, score, scorer
+from lpd_jax.evaluation.likelihood import Bits, Score, difference, score
 from lpd_jax.generation import groups, orders
 from lpd_jax.generation.groups import step_of
-from lpd_jax.models.decoder import Decoder
 from lpd_jax.sampler import draw_orders
-from lpd_jax.tasks import build, results
+from lpd_jax.tasks import build, results, scoring
 from lpd_jax.tasks.workdir import digest, done, timed, write_json
-from lpd_jax.trained import load_decoder
 from lpd_jax.viz import likelihood as pictures
 from lpd_jax.viz import plots
 
@@ -58,12 +54,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     """
     workdir, section = storage.path(workdir), config.likelihood
     about = build.about(config, workdir)
-    codes = workdir / "codes"
-    if code_dataset.read_spec(codes).tokenizer["fingerprint"] != about["tokenizer"]:
-        raise InputError(
-            f"the codes in {codes} are another tokenizer's than the model was trained with; encode "
-            "with --checkpoint into a workdir of its own."
-        )
+    scoring.check_codes(workdir, about)
     chosen = schedules(config, math.prod(about["config"]["grid"]))
     names = ("dtype", "params", "proximity")
     settings = {
@@ -111,19 +102,11 @@ def schedules(config: ConfigDict, num_tokens: int) -> list[Schedule]:
 
 def _measure(config: ConfigDict, workdir: storage.Path, chosen: Sequence[Schedule]) -> list[Score]:
     section, mesh, rules = config.likelihood, build.mesh(config), build.rules(config)
-    place = storage.path(config.checkpoint or workdir) / "decoder/model"
-    network, params, _ = load_decoder(place, mesh, rules, config.sample.params)
-    dtype = config.sample.dtype or network.config.dtype
-    network = Decoder(dataclasses.replace(network.config, dtype=dtype, dropout=0.0))
-    arrays = code_dataset.load_codes(workdir / "codes", section.split)
-    count = min(section.images or len(arrays["label"]), len(arrays["label"]))
-    images = {"codes": arrays["codes"][:count, 0], "label": arrays["label"][:count]}
-    how = {"batch_size": config.sample.batch_size, "chunk": config.train.loss_chunk}
-    bits = scorer(network, params, images, mesh=mesh, **how)
+    bits, count, grid = scoring.prepare(config, workdir, section.split, section.images)
     scores, progress = [], tqdm(chosen, "likelihood", unit="schedule", dynamic_ncols=True)
     with parallel.use(mesh, rules):
         for schedule in progress:
-            scores.append(measure(bits, schedule, config, network.config.grid, count))
+            scores.append(measure(bits, schedule, config, grid, count))
             progress.set_postfix_str(f"{schedule.name} {scores[-1].bits_per_token:.3f}")
     return scores
 

@@ -27,6 +27,19 @@ def cost_by_step(orders: Mapping[str, tuple[np.ndarray, Sequence[int]]]) -> Figu
     return figure
 
 
+def group_sizes(schedules: Mapping[str, Sequence[int]]) -> Figure:
+    """Tokens of each step, one curve for each schedule, from the first to the last step."""
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_prop_cycle(color=COLORS)
+    for name, sizes in schedules.items():
+        axes.plot(np.linspace(0, 1, len(sizes)), sizes, marker=".", label=name)
+    axes.set(xlabel="from the first to the last step", ylabel="tokens", title="group sizes")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
 def cell_maps(orders: Mapping[str, np.ndarray], steps: int) -> Figure:
     """Bits of the token in each cell, one map for each order, all on one scale.
 

@@ -11,7 +11,16 @@ from lpd_jax.data.codes import load_codes
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation.likelihood import token_bits
 from lpd_jax.generation.groups import group_sizes, step_of
-from lpd_jax.tasks import build, check, encode, likelihood, train, train_tokenizer
+from lpd_jax.tasks import (
+    build,
+    check,
+    encode,
+    fit_schedule,
+    likelihood,
+    sample,
+    train,
+    train_tokenizer,
+)
 from lpd_jax.trained import load_decoder
 
 
@@ -127,3 +136,49 @@ def test_codes_of_another_tokenizer_are_refused(config, workdir, monkeypatch):
     monkeypatch.setattr(build, "about", lambda *_: about)
     with pytest.raises(InputError, match="another tokenizer's"):
         likelihood.run(config, workdir)
+
+
+def test_fitted_group_sizes_are_taken_by_sampling(config, workdir):
+    other = config.copy_and_resolve_references()
+    other.fit_schedule.update(steps=(3, 5), images=20, rounds=2)
+    other.sample.update(order="random", steps=5)
+    file = fit_schedule.run(other, workdir)
+    found = json.loads(file.read_text())
+    assert list(found) == ["3", "5"]
+    for steps, row in found.items():
+        sizes = row["group_sizes"]
+        assert (len(sizes), sum(sizes)) == (int(steps), 16) and min(sizes) > 0
+        assert row["bits_per_token"] <= min(row["cosine"], row["uniform"])
+    assert (file.parent / "sizes.png").is_file() and (file.parent / "schedule.md").is_file()
+    other.sample.group_schedule = str(file)
+    check.config(other, "sample")
+    assert list(build.group_sizes(other.sample, 16)) == found["5"]["group_sizes"]
+    # A model's defaults hold the sizes, and need no file.
+    assert list(build.sampling_defaults(other)["group_sizes"]) == found["5"]["group_sizes"]
+    samples = np.load(sample.run(other, workdir) / "samples.npz")
+    assert samples["group_sizes"].tolist() == found["5"]["group_sizes"]
+    other.sample.steps = 16
+    assert build.group_sizes(other.sample, 16) == (1,) * 16
+    other.sample.steps = 4
+    with pytest.raises(InputError, match=r"for 3, 5 steps, not for 4; .*steps=4"):
+        build.group_sizes(other.sample, 16)
+    other.sample.group_schedule = str(workdir / "decoder/model/model.json")
+    with pytest.raises(InputError, match="no file of fit_schedule"):
+        build.group_sizes(other.sample, 16)
+    other.sample.group_schedule = "square"
+    with pytest.raises(InputError, match="'cosine' or 'uniform', or a file"):
+        check.config(other, "sample")
+
+
+def test_nothing_worse_than_what_it_began_with_is_kept():
+    """Of made-up bits under which uniform groups are best, and a fit that is misled."""
+
+    def bits(orders, step_of):
+        sizes = np.bincount(step_of)
+        uneven = sizes.std() * 0.1
+        return np.full((3, 12), 1 + uneven) + (step_of > 1) * (len(sizes) > 3)
+
+    drawn = lambda sizes: np.tile(np.arange(12), (3, 1))  # noqa: E731
+    best, met = fit_schedule.fit(bits, drawn, [(1, 4, 7), (4, 4, 4)], 3)
+    assert best == min(met, key=met.get) == (4, 4, 4)
+    assert met[best] <= min(met[(1, 4, 7)], met[(4, 4, 4)])
