@@ -14,6 +14,8 @@ chain; each goes on where it stopped (TASK --help says more):
   convert          official PyTorch weights in, and ours out
   orders           writes generation orders to files, with pictures
   ablate           runs a list of config differences and makes a table
+  likelihood       judges orders and numbers of steps by the bits that held-out codes cost
+  fit_schedule     fits group sizes to a trained decoder
 
 Several processes (--coordinator=host:port --num_processes=2 --process_id=0, or what Slurm, a GKE
 JobSet or a TPU slice says of itself) work as one; only process 0 writes files and shows progress.
