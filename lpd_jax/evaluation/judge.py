@@ -56,11 +56,7 @@ class Judge:
 
     def look(self, images: np.ndarray) -> Looks:
         """Images uint8 [M, S, S, 3], a batch of any size, M = 0 included."""
-        if self.classifier is None or not len(images):
-            classes = np.full(len(images), -1)
-        else:
-            classes = self.classifier.predict(images)
-        return Looks(pixels.gray(images), classes)
+        return Looks(pixels.gray(images), _seen(self.classifier, images))
 
     def class_accuracy(self, looks: Looks, labels: np.ndarray) -> float:
         """Share of M images that show their class, labels int [M]."""
@@ -126,13 +122,9 @@ def fit_judge(
 ) -> Judge:
     """Learns from images uint8 [M, S, S, 3] and labels int [M] of the two splits."""
     classifier = fit_classifier(*train) if len(np.unique(train[1])) > 1 else None
-    if classifier is None:
-        seen = np.full(len(heldout[1]), -1)
-    else:
-        seen = classifier.predict(heldout[0])
     return Judge(
         classifier=classifier,
-        heldout_hits=_hits(seen, heldout[1]),
+        heldout_hits=_hits(_seen(classifier, heldout[0]), heldout[1]),
         heldout_labels=heldout[1],
         train=pixels.features(pixels.gray(train[0])),
         heldout=pixels.features(pixels.gray(heldout[0])),
@@ -165,6 +157,13 @@ def look_at(judge: Judge, batches: Iterable[_Batch], shown: int = 0) -> tuple[Lo
         parts.append(kept)
     looks, images = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     return distributed.rows_to_host(*looks), distributed.rows_to_host(*images)
+
+
+def _seen(classifier: Classifier | None, images: np.ndarray) -> np.ndarray:
+    """int [M], the class of each image; -1 without a classifier."""
+    if classifier is None or not len(images):
+        return np.full(len(images), -1)
+    return classifier.predict(images)
 
 
 def _hits(classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
