@@ -138,15 +138,21 @@ def group_sizes(config: ConfigDict, num_tokens: int) -> tuple[int, ...]:
         InputError: they do not fit, or the file of the schedule has no such number of steps.
     """
     sizes, kind = tuple(config.group_sizes), config.group_schedule
-    if not sizes and (kind in ("cosine", "uniform") or config.steps == num_tokens):
-        return groups.group_sizes(num_tokens, config.steps, kind if kind == "uniform" else "cosine")
-    sizes = sizes or _fitted(kind, config.steps)
+    if not sizes and kind in ("cosine", "uniform"):
+        return groups.group_sizes(num_tokens, config.steps, kind)
+    sizes = sizes or fitted_sizes(kind, config.steps)
     groups.check_group_sizes(sizes, num_tokens)
     return sizes
 
 
-def _fitted(file: str, steps: int) -> tuple[int, ...]:
-    """Group sizes of that many steps in a file that the task fit_schedule wrote."""
+def fitted_sizes(file: str, steps: int) -> tuple[int, ...]:
+    """Group sizes of that many steps in a file that the task fit_schedule wrote.
+
+    One token a step needs no fit.
+
+    Raises:
+        InputError: it is no such file, or has no such number of steps.
+    """
     try:
         found = json.loads(storage.path(file).read_text())
         sizes = {int(number): tuple(row["group_sizes"]) for number, row in found.items()}
@@ -154,6 +160,8 @@ def _fitted(file: str, steps: int) -> tuple[int, ...]:
         raise InputError(
             f"sample.group_schedule={file!r} is no file of fit_schedule ({storage.brief(error)})."
         ) from error
+    if steps in map(sum, sizes.values()):
+        return (1,) * steps
     if steps not in sizes:
         raise InputError(
             f"{file} has group sizes for {', '.join(map(str, sizes))} steps, not for {steps}; fit "
@@ -198,7 +206,7 @@ def sampling_defaults(config: ConfigDict) -> dict[str, Any]:
     rule = (field.name for field in dataclasses.fields(SamplingRule))
     found = {name: config.sample[name] for name in (*names, *rule)}
     if found["group_schedule"] not in ("cosine", "uniform"):  # a file stays where it is
-        sizes = _fitted(found["group_schedule"], found["steps"])
+        sizes = found["group_sizes"] or fitted_sizes(found["group_schedule"], found["steps"])
         found |= {"group_sizes": sizes, "group_schedule": "cosine"}
     return found
 

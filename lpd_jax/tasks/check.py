@@ -157,6 +157,8 @@ def _sampling(config: ConfigDict, num_tokens: int | None) -> None:
             f"sample.group_schedule={kind!r} must be 'cosine' or 'uniform', or a file of "
             "fit_schedule."
         )
+    if kind not in ("cosine", "uniform") and not section.group_sizes:
+        build.fitted_sizes(kind, section.steps)
     for field, values in (("dtype", ("", "float32", "bfloat16")), ("quantize", ("", *MODES))):
         if section[field] not in values:
             raise InputError(

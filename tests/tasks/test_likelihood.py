@@ -162,6 +162,11 @@ def test_fitted_group_sizes_are_taken_by_sampling(config, workdir):
     other.sample.steps = 4
     with pytest.raises(InputError, match=r"for 3, 5 steps, not for 4; .*steps=4"):
         build.group_sizes(other.sample, 16)
+    with pytest.raises(InputError, match="not for 4"):
+        check.config(other, "train")  # not at its end, when the model is written
+    other.sample.group_sizes = (16,)
+    assert build.sampling_defaults(other)["group_sizes"] == (16,)
+    other.sample.group_sizes = ()
     other.sample.group_schedule = str(workdir / "decoder/model/model.json")
     with pytest.raises(InputError, match="no file of fit_schedule"):
         build.group_sizes(other.sample, 16)
