@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lpd_jax.errors import InputError
+from lpd_jax.evaluation.moments import Moments
 
 # A covariance in float32 has eigenvalues this far below 0 at most, relative to the largest.
 _NEGATIVE = 1e-4
+_ROWS = 4096  # features in float64 at once
 
 
 def frechet(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
@@ -43,6 +45,36 @@ def frechet(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.nda
     cross = np.linalg.svd(first.root.T @ second.root, compute_uv=False).sum()
     shift = first.mean - second.mean
     return float(shift @ shift + first.trace + second.trace - 2 * cross)
+
+
+def frechet_error(features: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> float:
+    """Standard error of `frechet` by the choice of images on one side.
+
+    The infinitesimal jackknife (Efron, 1982), which is what a bootstrap over images tends to: the
+    distance is linearised in the weight of each image. Unlike a bootstrap it takes one pass over
+    the features, and drawing an image twice does not move it. It is right to a tenth or two where
+    images are five times as many as features, and up to a third too large where they are as many.
+    The bias that few images have it does not show.
+
+    Args:
+        features: [N, D], of the images whose error it is.
+        mu, sigma: [D] and [D, D], of the other side, taken for exact.
+
+    Raises:
+        InputError: as `frechet`; fewer than two images.
+    """
+    own = Moments.of(features)
+    first, second = _gaussian(own.mean, own.covariance), _gaussian(mu, sigma)
+    basis, singular, _ = np.linalg.svd(first.root.T @ second.root, full_matrices=False)
+    # Maps a deviation from the mean to its coordinates in which the covariance is 1.
+    whiten = first.root / np.square(first.root).sum(axis=0) @ basis
+    effects = np.empty(len(features))
+    for start in range(0, len(features), _ROWS):
+        rows = slice(start, start + _ROWS)
+        x = np.asarray(features[rows], np.float64) - own.mean
+        transported = np.square(x @ whiten) @ singular
+        effects[rows] = 2 * x @ (own.mean - second.mean) + np.square(x).sum(axis=1) - transported
+    return float(effects.std(ddof=1) / np.sqrt(len(effects)))
 
 
 class _Gaussian(NamedTuple):

@@ -10,6 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation.distances import (
     frechet,
+    frechet_error,
     inception_score,
     inception_score_adm,
     precision_recall,
@@ -92,6 +93,41 @@ def test_frechet_refuses_nan_and_other_sizes():
         frechet(mu, sigma, *gaussian(0, 3))
     with pytest.raises(InputError, match="do not belong together"):
         frechet(mu, sigma[:3], mu, sigma)
+
+
+def test_the_error_is_the_spread_of_the_effects_of_single_images():
+    """The derivative of the distance by the weight of each image, by finite differences."""
+    rng = np.random.default_rng(0)
+    x, other = rng.normal(size=(300, 6)) ** 3, gaussian(1, 6)
+
+    def distance(weights):
+        weights = weights / weights.sum()
+        mean = weights @ x
+        return frechet(mean, (x - mean).T * weights @ (x - mean), *other)
+
+    shift = 1e-5 * np.eye(300)
+    effects = [(distance(1 + s) - distance(1 - s)) / 2e-5 * 300 for s in shift]
+    expected = np.std(effects) / np.sqrt(300)
+    np.testing.assert_allclose(frechet_error(x, *other), expected, rtol=0.01)
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 400), (20, 100)])
+def test_the_error_is_that_of_drawing_other_images(size, count):
+    rng = np.random.default_rng(0)
+    scale, other = rng.uniform(0.3, 2, size), gaussian(1, size)
+    draws = [rng.normal(size=(count, size)) * scale for _ in range(200)]
+    distances = [frechet(x.mean(0), np.cov(x.T), *other) for x in draws]
+    errors = [frechet_error(x, *other) for x in draws[:20]]
+    np.testing.assert_allclose(np.mean(errors), np.std(distances), rtol=0.2)
+
+
+def test_the_error_of_fewer_images_than_features_is_finite():
+    x = np.random.default_rng(0).normal(size=(20, 50)).astype(np.float32)
+    assert (
+        0 < frechet_error(x, *gaussian(1, 50)) < frechet(x.mean(0), np.cov(x.T), *gaussian(1, 50))
+    )
+    with pytest.raises(InputError, match="at least two images"):
+        frechet_error(x[:1], *gaussian(1, 50))
 
 
 @pytest.fixture(scope="module")
