@@ -30,7 +30,7 @@ ALLOWED = {
     "weights": {"errors", "models", "weights", *SERVICES},
     "generation": {"generation", "models", *SERVICES},
     "training": {"training", "models", *SERVICES},
-    "evaluation": {"evaluation", "models", *SERVICES},
+    "evaluation": {"evaluation", "models", "weights", *SERVICES},
     "sampler": {"sampler", "generation", "models", "quantize", "trained", *SERVICES} - {"viz"},
     "errors": set(),
     "xla": set(),
