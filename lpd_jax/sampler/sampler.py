@@ -213,10 +213,12 @@ class Sampler:
         batch_size: int | None = None,
         segments: int = 1,
         progress: bool = False,
+        pixels: bool = True,
     ) -> Iterator[Batch]:
         """The images of `sample`, one batch at a time, in memory that does not grow.
 
-        Arguments and errors are those of `sample`; errors are raised by the call itself.
+        Arguments and errors are those of `sample`; errors are raised by the call itself. Without
+        `pixels` images are left out, of sides 0, and their codes alone are made.
 
         Yields:
             For each batch the rows (places in `labels`) and images that the devices of this process
@@ -225,12 +227,12 @@ class Sampler:
         """
         batches = self._batches(batch_size, "sample" * progress)
         rows, program = self._generation(
-            labels, group_sizes, order, rule, seed, first_index, segments
+            labels, group_sizes, order, rule, seed, first_index, segments, pixels
         )
         return batches.here(rows, program)
 
     def _generation(
-        self, labels, group_sizes, order, rule, seed, first_index, segments
+        self, labels, group_sizes, order, rule, seed, first_index, segments, pixels=True
     ) -> tuple[np.ndarray, Program]:
         """Checks; returns the rows to generate, and the program that does."""
         labels = self._labels(labels)
@@ -244,6 +246,7 @@ class Sampler:
 
         def program(take: Take, parts: int) -> Samples:
             of_images = take(labels), take(indices)
+            parts = parts if pixels else 0
             return generate(*self._networks, *of_images, key, take(order), plan, rule, parts)
 
         return rows, program
