@@ -16,7 +16,7 @@ import numpy as np
 from lpd_jax import distributed, storage
 from lpd_jax.evaluation.judge import fit_judge, look_at
 from lpd_jax.sampler import Sampler
-from lpd_jax.tasks import ablate, build, edit, encode, evaluate, sample
+from lpd_jax.tasks import ablate, build, edit, encode, judging, sample
 from tests.multiprocess import tiny
 
 WRITTEN = ("samples.png", "edits.png", ".npz", "dataset_info.json", ".array_record")
@@ -60,7 +60,7 @@ def run(config, workdir: pathlib.Path) -> list[str]:
     rng = np.random.default_rng(0)
     real = rng.integers(0, 255, (8, *about["image_size"], 3), dtype=np.uint8), labels
     sampler = functools.cache(lambda: build.sampler(config, workdir))
-    looks, shown = evaluate._look(
+    looks, shown = judging.look(
         config, workdir, about, sampler, fit_judge(real, real), config.sample.steps
     )
     assert len(shown) == len(looks.levels) == 8
