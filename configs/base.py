@@ -158,9 +158,9 @@ def get_config() -> ConfigDict:
     )
     config.search = ConfigDict(
         {
-            "guidance": (),  # values to try, each with each of the others; the sample's when empty
-            "temperature": (),
-            "repulsion": (),
+            "guidances": (),  # to try, each with each of the others; sample.guidance when empty
+            "temperatures": (),
+            "repulsions": (),
             "num_images": 10_000,  # for each
         }
     )

@@ -148,7 +148,7 @@ def _evaluation(config: ConfigDict) -> None:
             raise InputError(f"{field}: there is nothing at {path}.")
     if chosen.images and chosen.keep:
         raise InputError("evaluate.keep is of generated images; leave it out with evaluate.images.")
-    for name in ("guidance", "temperature", "repulsion"):
+    for name in ("guidances", "temperatures", "repulsions"):
         for value in config.search[name]:
             checks.number(f"search.{name}", value, 0)
 

@@ -130,10 +130,10 @@ def _fid(
             "train.fid_every needs weights and a reference: --config.evaluate.inception=... and "
             "--config.evaluate.reference=...; or set it to 0."
         )
-    labels, side = measuring.balanced(config.train.fid_images, classes), config.data.size
+    labels = measuring.balanced(config.train.fid_images, classes)
     network = measuring.network(chosen.inception)
-    batch_size = config.sample.batch_size
-    real = measuring.real(chosen.reference, network, (side, side), workdir, batch_size)
+    batch_size, size = config.sample.batch_size, sampler(None).image_size
+    real = measuring.real(chosen.reference, network, size, workdir, batch_size)
     look = functools.cache(lambda: measuring.Extractor(network))
 
     def figures(params: Any) -> dict[str, float]:

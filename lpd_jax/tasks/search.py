@@ -1,7 +1,7 @@
 """Task: finds the guidance, temperature and repulsion under which images are best.
 
     python -m lpd_jax search --config=lpd_256:XL --workdir=runs/xl --checkpoint=weights/xl \\
-        --config.search.guidance=3,4,5,6 \\
+        --config.search.guidances=3,4,5,6 \\
         --config.evaluate.inception=weights-inception-2015-12-05-6726825d.pth \\
         --config.evaluate.reference=VIRTUAL_imagenet256_labeled.npz
 
@@ -45,7 +45,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     about = build.about(config, workdir)
     load = functools.cache(lambda: build.sampler(config, workdir))
     base = judging.section(config, config.evaluate.steps)
-    values = [tuple(chosen[name]) or (base[name],) for name in NAMES]
+    values = [tuple(chosen[f"{name}s"]) or (base[name],) for name in NAMES]
     judge, metric, by = _judge(config, workdir, about)
     settings = {
         "seed": config.seed,

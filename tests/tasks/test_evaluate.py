@@ -10,10 +10,15 @@ from PIL import Image
 from lpd_jax import parallel
 from lpd_jax.data import image_sets
 from lpd_jax.errors import InputError
-from lpd_jax.evaluation import units
+from lpd_jax.evaluation import keeping, reconstruction, units
+from lpd_jax.evaluation.distances import frechet
+from lpd_jax.evaluation.looking import Extractor
 from lpd_jax.evaluation.reference import Reference
 from lpd_jax.evaluation.reference import write as write_reference
+from lpd_jax.models.tokenizer import to_uint8
+from lpd_jax.pixels import to_unit
 from lpd_jax.tasks import build, evaluate, measuring, reference
+from lpd_jax.trained import load_tokenizer
 from tests.evaluation.test_units import network
 from tests.tasks import models
 
@@ -191,8 +196,6 @@ def test_what_does_not_fit_gets_a_sentence_before_an_image_is_made(
 
 
 def test_a_full_disk_loses_nothing(workdir, small, tmp_path, monkeypatch):
-    from lpd_jax.evaluation import keeping
-
     written, whole_write = [], keeping.write_pngs
 
     def full(directory, rows, images):
@@ -209,3 +212,32 @@ def test_a_full_disk_loses_nothing(workdir, small, tmp_path, monkeypatch):
     report, directory = run(workdir, tmp_path, evaluate_keep="png")
     assert image_sets.open_images(directory / "images").count == 300
     assert report["fid"]["value"] > 0
+
+
+def test_a_tokenizer_is_judged_by_what_it_keeps(workdir, small, tmp_path, monkeypatch):
+    config = models.tiny()
+    config.checkpoint = str(workdir)
+    config.evaluate.update(what="tokenizer", inception="weights.npz")
+    report = evaluate.run(config, tmp_path)
+    kept = report["reconstruction"]
+    assert kept["count"] == 450 and 0 < kept["psnr_db"] < 20 and -1 < kept["ssim"] < 1
+    assert report["rfid"]["value"] > 0 and report["rfid"]["weights"] == "seed 0"
+    rounded = encode_and_decode(config, workdir)
+    assert kept["psnr_db"] == pytest.approx(reconstruction.psnr(*rounded), abs=0.01)
+    real, decoded = (extract(x)["pool3"].astype(float) for x in rounded)
+    expected = frechet(real.mean(0), np.cov(real.T), decoded.mean(0), np.cov(decoded.T))
+    assert report["rfid"]["value"] == pytest.approx(expected, rel=1e-3)
+
+
+def extract(images):
+    return Extractor(network(side=32))(images)
+
+
+def encode_and_decode(config, workdir):
+    """Held-out images, and what the tokenizer makes of them all at once."""
+    images, _ = build.labelled_images(config.data, "heldout")
+    mesh = parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
+    tokenizer, params, _ = load_tokenizer(workdir / "tokenizer/model", mesh)
+    codes = tokenizer.apply({"params": params}, to_unit(images), method="encode")
+    decoded = tokenizer.apply({"params": params}, codes, (8, 8), method="decode")
+    return images, np.asarray(to_uint8(decoded))
