@@ -69,7 +69,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> dict:
         with writing(directory):
             pictures.save_png(pictures.grid(images, 20, max(1, 64 // images.shape[1])), sheet)
             for place in (directory, workdir / "report"):
-                report.write_report(place, full, _pictures(workdir, sheet))
+                report.write_report(place, full, _pictures(workdir, sheet, bool(about)))
     return full
 
 
@@ -162,8 +162,12 @@ def _evaluation(
     }
 
 
-def _pictures(workdir: storage.Path, sheet: storage.Path) -> dict[str, storage.Path]:
-    """Caption -> picture, for those that exist."""
+def _pictures(
+    workdir: storage.Path, sheet: storage.Path, generated: bool
+) -> dict[str, storage.Path]:
+    """Caption -> picture, for those that exist; those of this workdir if its model was judged."""
+    if not generated:
+        return {"Images": sheet}
     newest = sorted((workdir / "samples").glob("[!.]*/samples.png"), key=storage.modified)
     found = {"Generated images": sheet}
     if newest:
