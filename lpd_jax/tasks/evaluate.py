@@ -9,7 +9,6 @@ that is fitted to images of config.data. --config.evaluate.what=tokenizer: rFID,
 LPIPS of what it makes of held-out images. docs/evaluation.md has every convention.
 """
 
-import functools
 import json
 import logging
 import platform
@@ -94,12 +93,12 @@ def _many(
     if chosen.images:
         source = measuring.given(chosen.images, config.sample.batch_size)
     else:
-        load = functools.cache(lambda: build.sampler(config, workdir))
         if not chosen.num_images:
             raise InputError(
                 "evaluate.num_images=0: with evaluate.inception, say how many images to generate, "
                 "--config.evaluate.num_images=50000 for figures that compare with published ones."
             )
+        load = measuring.loader(config, workdir)
         source = measuring.generated(config, about, section, chosen.num_images, load)
     directory = workdir / "report" / source.name
     with alone(directory):

@@ -1,7 +1,6 @@
 """What is looked at while the decoder is trained: held-out loss, a sheet of samples, FID."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -134,13 +133,12 @@ def _fid(
     network = measuring.network(chosen.inception)
     batch_size, size = config.sample.batch_size, sampler(None).image_size
     real = measuring.real(chosen.reference, network, size, workdir, batch_size)
-    look = functools.cache(lambda: measuring.Extractor(network))
+    # Once: they compile their programs, and training leaves the tokenizer as it is.
+    look, decode = measuring.Extractor(network), measuring.decoder_of_codes(sampler(None))
 
     def figures(params: Any) -> dict[str, float]:
-        own = sampler(params)
-        batches = build.batches(config, config.sample, own, labels, pixels=False)
-        batches = measuring.developed(batches, measuring.decoder_of_codes(own))
-        return measuring.quick(batches, look(), real.reference)
+        codes = build.batches(config, config.sample, sampler(params), labels, pixels=False)
+        return measuring.quick(measuring.developed(codes, decode), look, real.reference)
 
     def run(step: int, state: TrainState) -> dict[str, float]:
         found = figures(state.params[PART])

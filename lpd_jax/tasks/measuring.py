@@ -68,7 +68,7 @@ def generated(
     about: dict[str, Any],
     section: ConfigDict,
     count: int,
-    sampler: Callable[[], Sampler],
+    load: "Loader",
 ) -> Source:
     """Images of the model, of all classes alike in their order, as a sample section says.
 
@@ -77,10 +77,9 @@ def generated(
         about: of `build.about`.
         section: of the sampling.
         count: how many images.
-        sampler: loads it, when it is needed.
+        load: of `loader`; called when images are needed.
     """
     labels = balanced(count, about["config"]["num_classes"])
-    decode = functools.cache(lambda: decoder_of_codes(sampler()))
     settings = {
         "seed": config.seed,
         "model": about["identity"],
@@ -89,12 +88,27 @@ def generated(
     }
 
     def stream(first: int) -> Iterable[Any]:
+        sampler, decode = load()
         how = {"progress": True, "first_index": first, "pixels": False}
-        batches = build.batches(config, section, sampler(), labels[first:], **how)
-        return developed(batches, decode())
+        batches = build.batches(config, section, sampler, labels[first:], **how)
+        return developed(batches, decode)
 
     name = results.name(settings, section.steps, of=f"{count}images")
     return Source(name, settings, count, tuple(about["image_size"]), stream, labels)
+
+
+Loader = Callable[[], tuple[Sampler, Extractor]]
+
+
+def loader(config: ConfigDict, workdir: storage.Path) -> Loader:
+    """Loads the sampler and what decodes its codes, once."""
+
+    @functools.cache
+    def load() -> tuple[Sampler, Extractor]:
+        sampler = build.sampler(config, workdir)
+        return sampler, decoder_of_codes(sampler)
+
+    return load
 
 
 class Decoded(NamedTuple):

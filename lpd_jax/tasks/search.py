@@ -11,7 +11,6 @@ do not compare with others: the command that it prints judges the best on evalua
 """
 
 import dataclasses
-import functools
 import itertools
 import logging
 import math
@@ -43,7 +42,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     """
     workdir, chosen = storage.path(workdir), config.search
     about = build.about(config, workdir)
-    load = functools.cache(lambda: build.sampler(config, workdir))
+    load = measuring.loader(config, workdir)
     base = judging.section(config, config.evaluate.steps)
     values = [tuple(chosen[f"{name}s"]) or (base[name],) for name in NAMES]
     judge, metric, by = _judge(config, workdir, about)
