@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -165,3 +168,18 @@ def test_arrays_are_mapped(tmp_path, wanted):
     for name, array in arrays.items():
         assert isinstance(array, np.memmap)
         np.testing.assert_array_equal(array, wanted[name])
+
+
+def test_twenty_kills_lose_no_image_and_count_none_twice(tmp_path):
+    """`tests/evaluation/kills.py`, which compares; here: what a kill costs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.evaluation.kills", tmp_path, "20"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    kills, count, again = map(int, done.stdout.split()[-3:])
+    assert (kills, count) == (20, 40 * UNIT + 11)
+    assert 0 < again <= kills * (UNIT + 50 + 16)  # the unit, the batch, and what waits to be seen
