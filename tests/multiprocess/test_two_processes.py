@@ -79,7 +79,7 @@ class Job:
             assert self.processes[0].poll() is None, self.logs[0].read_text()
             time.sleep(0.05)
 
-    def end(self, timeout=800):
+    def end(self, timeout=180):
         """Exit codes and outputs."""
         try:
             codes = [process.wait(timeout) for process in self.processes]
