@@ -17,17 +17,22 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
+def _reconstruct(kind: str, shape: tuple[int, ...], code: bytes) -> np.ndarray:
+    """An empty array, which its pickle then fills."""
+    return np.empty(0, np.int8)
+
+
 # What the pickles of arrays and scalars name, before and since NumPy 2. None of it does anything
-# but build an array.
+# but build an array; the class, which could be called with a buffer, is there in name only.
 _ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): np.dtype,
     ("collections", "OrderedDict"): dict,
     ("_codecs", "encode"): _latin1,
 }
 for _package in ("numpy.core", "numpy._core"):
     _ALLOWED |= {
-        (f"{_package}.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+        (f"{_package}.multiarray", "_reconstruct"): _reconstruct,
         (f"{_package}.multiarray", "scalar"): np._core.multiarray.scalar,
         (f"{_package}.numeric", "_frombuffer"): np._core.numeric._frombuffer,
     }
