@@ -37,11 +37,12 @@ from flax import linen as nn
 
 from lpd_jax.checkpoint import save_model
 from lpd_jax.configs import lpd_256, lpd_512
+from lpd_jax.generation.addresses import draw_orders, image_keys
 from lpd_jax.generation.groups import group_sizes
 from lpd_jax.generation.loop import generate_codes
 from lpd_jax.generation.orders import LocalityAware
 from lpd_jax.generation.plan import make_plan
-from lpd_jax.generation.program import draw_orders, generate, image_keys, tokenizer_parts
+from lpd_jax.generation.program import generate, tokenizer_parts
 from lpd_jax.generation.sampling import sampling_rule
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
