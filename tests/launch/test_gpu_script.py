@@ -33,12 +33,11 @@ def rows(out):
 
 @pytest.mark.slow
 def test_every_part_of_ours_runs_at_a_tiny_size(tmp_path):
-    printed = start(tmp_path, "--minutes=12")
+    start(tmp_path, "--minutes=12")
     found = rows(tmp_path)
     ends = {row["part"]: row["status"] for row in found if "status" in row}
-    # The kernels of GPUs say that there is none.
-    assert ends.pop("train_cudnn").startswith("failed") or "cudnn" in printed
-    ends.pop("train_tokamax")
+    assert ends.pop("train_cudnn").startswith("failed")
+    ends.pop("train_tokamax")  # has code of its own for CPUs, where it is installed
     assert set(ends.values()) == {"done"}, (ends, (tmp_path / "log.txt").read_text()[-3000:])
     by_kind = {row["what"]: row for row in found if "what" in row}
     assert {"ceilings", "generate", "profile", "train", "precision"} <= by_kind.keys()
