@@ -25,7 +25,6 @@ import numpy as np
 from flax import linen as nn
 
 from lpd_jax import weights
-from lpd_jax.data.codes import load_codes
 from lpd_jax.generation.groups import official, step_of
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.models.tokenizer import to_uint8
@@ -113,6 +112,8 @@ def measure(name, config, params, inputs, exchange):
 
 def decoding(workdir):
     """One row: bytes of the images decoded in bfloat16 against those decoded in float32."""
+    from lpd_jax.data.codes import load_codes  # brings TFDS, which the logits do without
+
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     network, params, _ = load_tokenizer(workdir / "tokenizer/model", mesh)
     codes = load_codes(workdir / "codes", "heldout")["codes"][:, 0]

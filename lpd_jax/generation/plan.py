@@ -52,6 +52,11 @@ class Plan:
         return sum(self.group_sizes)
 
     @property
+    def num_tokens(self) -> int:
+        """N, tokens of the whole image."""
+        return self.num_known + self.num_generated
+
+    @property
     def starts(self) -> np.ndarray:
         """int32 [S], generation position of the first token of each step."""
         return np.cumsum([0, *self.group_sizes[:-1]]).astype(np.int32)
