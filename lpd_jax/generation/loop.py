@@ -58,6 +58,7 @@ def generate_codes(
     orders = padded(orders, plan)
     tokens, cache = run.prefill(labels, orders, known)
     for segment in plan.segments:
+        cache = with_room(cache, segment)
         step = functools.partial(run.step, segment, orders)
         (tokens, cache), _ = jax.lax.scan(step, (tokens, cache), places(plan, segment))
     return tokens[:, : plan.num_generated]
@@ -77,6 +78,20 @@ def places(plan: Plan, segment: Segment) -> dict[str, np.ndarray]:
         "last_start": plan.starts[segment.first - 1 : segment.last - 1],
         "last_size": np.int32(plan.group_sizes[segment.first - 1 : segment.last - 1]),
     }
+
+
+def with_room(cache: Cache, segment: Segment) -> Cache:
+    """A cache of any earlier pass with at least the places that the steps of a segment need.
+
+    It grows from segment to segment: a part taken out of a whole cache would be copied in each
+    step.
+    """
+
+    def grow(x: jax.Array) -> jax.Array:
+        places = [(0, max(0, segment.room - x.shape[-2])), (0, 0)]
+        return jnp.pad(x, [(0, 0)] * (x.ndim - len(places)) + places)
+
+    return jax.tree.map(grow, cache)
 
 
 def to_raster(codes: jax.Array, orders: jax.Array, num_tokens: int) -> jax.Array:
@@ -128,7 +143,8 @@ class Passes:
             orders: int32 [B, M + overhang], from `padded`.
 
         Returns:
-            Tokens int32 [B, M + overhang], of which the first group is there, and the cache.
+            Tokens int32 [B, M + overhang], of which the first group is there, and the cache, which
+            is full.
         """
         size = self.plan.group_sizes[0]
         if self.rule.guidance is not None:
@@ -143,11 +159,7 @@ class Passes:
         visible = self.visible(1, self.plan.num_known, size)
         answer = self.apply(context, queries, visible[None], method="step")
         tokens = self._draw(answer.logits, jnp.zeros_like(orders), jnp.int32(0))
-        rest = self.plan.cache_length - context.shape[1]
-        ends = [(0, rest), (0, 0)]
-        return tokens, jax.tree.map(
-            lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + ends), answer.context
-        )
+        return tokens, answer.context
 
     def step(self, segment: Segment, orders, carry, at) -> tuple[tuple[jax.Array, Cache], None]:
         """One later pass: the last group becomes context, the next group is answered.
@@ -155,7 +167,7 @@ class Passes:
         Args:
             segment: of the step; static.
             orders: int32 [B, M + overhang].
-            carry: tokens and cache of the pass before.
+            carry: tokens and cache of the pass before; the cache as `with_room` leaves it.
             at: the step's entry of `places`, int32 [] each.
 
         Returns:
@@ -179,11 +191,10 @@ class Passes:
         query_column = jnp.arange(segment.query_width) < at["size"]
         columns = jnp.concatenate([context_column, query_column])
         visible = columns & self.visible(segment.context_width, segment.query_width)
-        prefix = jax.tree.map(lambda x: x[..., : segment.cache_length, :], cache)
-        in_cache = jnp.arange(segment.cache_length) < cached
+        in_cache = jnp.arange(jax.tree.leaves(cache)[0].shape[-2]) < cached
 
         answer = self.apply(
-            context, queries, visible[None], prefix, in_cache[None, None], method="step"
+            context, queries, visible[None], cache, in_cache[None, None], method="step"
         )
         cache = jax.tree.map(
             lambda whole, new: jax.lax.dynamic_update_slice_in_dim(whole, new, cached, axis=-2),

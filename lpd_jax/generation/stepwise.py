@@ -28,7 +28,7 @@ from flax import struct
 from lpd_jax import parallel
 from lpd_jax.generation import editing
 from lpd_jax.generation.addresses import given_or_drawn, image_keys
-from lpd_jax.generation.loop import Passes, padded, places
+from lpd_jax.generation.loop import Passes, padded, places, with_room
 from lpd_jax.generation.plan import Plan, Segment
 from lpd_jax.generation.program import in_parts, preview, to_pixels
 from lpd_jax.generation.results import Samples
@@ -127,9 +127,6 @@ def _begin(decoder, params, labels, orders, keys, kept, codes, plan, rule) -> Be
     return _in_place(Unfinished(tokens, orders, keys, kept, codes), cache)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("decoder", "plan", "segment"), donate_argnames=("cache",)
-)
 def step(
     decoder: Decoder,
     params: Any,
@@ -151,6 +148,20 @@ def step(
         segment: of `plan.segments`; static.
         rule: guidance and sampling.
     """
+    if jax.tree.leaves(cache)[0].shape[-2] < segment.room:
+        cache = _with_room(cache, segment)
+    return _step(decoder, params, run, cache, number, plan, segment, rule)
+
+
+@functools.partial(jax.jit, static_argnames="segment")
+def _with_room(cache: Cache, segment: Segment) -> Cache:
+    return _in_place_cache(with_room(cache, segment))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("decoder", "plan", "segment"), donate_argnames=("cache",)
+)
+def _step(decoder, params, run, cache, number, plan, segment, rule) -> Begun:
     at = jax.tree.map(lambda x: jnp.asarray(x)[number - segment.first], places(plan, segment))
     passes = Passes(decoder, params, plan, rule, run.keys)
     (tokens, cache), _ = passes.step(segment, run.orders, (run.tokens, cache), at)
@@ -159,12 +170,15 @@ def step(
 
 def _in_place(run: Unfinished, cache: Cache) -> Begun:
     """The same, laid out over the devices as every step wants it: one compiled step serves all."""
+    return parallel.constrain_batch(run), _in_place_cache(cache)
 
+
+def _in_place_cache(cache: Cache) -> Cache:
     def constrain(x: jax.Array) -> jax.Array:
         axes = ("batch", "heads", "length", "head_width")
         return nn.with_logical_constraint(x, (*(x.ndim - len(axes)) * ("layers",), *axes))
 
-    return parallel.constrain_batch(run), jax.tree.map(constrain, cache)
+    return jax.tree.map(constrain, cache)
 
 
 @functools.partial(jax.jit, static_argnames=("tokenizer", "plan", "grid", "parts"))
