@@ -23,7 +23,7 @@ def get_config(size: str = "cpu") -> ConfigDict:
     # Letters, digits and flags are not themselves in a mirror.
     config.data.update(size=64, flip=False)
     config.tokenizer.update(
-        ch=32, ch_mult=(1, 2, 4), num_res_blocks=1, z_channels=128, codebook_size=256, norm_groups=8
+        ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=64, codebook_size=256, norm_groups=8
     )
     config.train_tokenizer.update(
         steps=2000,
@@ -45,5 +45,28 @@ def get_config(size: str = "cpu") -> ConfigDict:
         log_every=10,
         save_every=100,
     )
-    config.sample.update(steps=20, guidance=1.8, temperature=0.95, batch_size=36)
+    config.sample.update(steps=20, repulsion=2.0, guidance=1.8, temperature=0.95, batch_size=36)
+    config.evaluate.steps = 20
+    if size == "gpu":
+        _enlarge(config)
     return config
+
+
+def _enlarge(config: ConfigDict) -> None:
+    """Sizes and lengths for one GPU: a starting point, which no one has trained yet."""
+    config.tokenizer.update(ch=64, ch_mult=(1, 2, 4), num_res_blocks=2, z_channels=256)
+    config.train_tokenizer.update(
+        steps=10_000, batch_size=64, learning_rate=4e-4, warmup_steps=500, save_every=1000
+    )
+    # Some 200 epochs: without dropout it would learn the images by heart.
+    config.decoder.update(width=512, depth=12, heads=8, dropout=0.2, dtype="bfloat16", unroll=1)
+    config.train.update(
+        steps=10_000,
+        batch_size=128,
+        learning_rate=4e-4,
+        warmup_steps=500,
+        decay_start=7_000,
+        log_every=50,
+        save_every=1000,
+    )
+    config.sample.batch_size = 128
