@@ -18,7 +18,7 @@ from lpd_jax.evaluation import report
 from lpd_jax.evaluation.figures import DIGITS_BARS, ratio
 from lpd_jax.evaluation.judge import Judge, Looks, fit_judge, look_at
 from lpd_jax.sampler import Sampler
-from lpd_jax.tasks import build, results
+from lpd_jax.tasks import build, results, scoring
 from lpd_jax.tasks.workdir import claim, done, plain, read_seconds, timed, writing
 from lpd_jax.viz import images as pictures
 
@@ -50,12 +50,14 @@ def run(config: ConfigDict, workdir: storage.Where) -> dict:
         "bars": DIGITS_BARS if config.data.source == "digits" else {},
         "model": about["identity"],
     }
+    if likelihood := scoring.newest(workdir, about["identity"]):
+        full["likelihood"] = json.loads((likelihood / scoring.LIKELIHOOD).read_text())
     if jax.process_index() == 0:
         sheet = directory / "generated.png"
         with writing(directory):
             pictures.save_png(pictures.grid(images, 20, max(1, 64 // images.shape[1])), sheet)
             for place in (directory, workdir / "report"):
-                report.write_report(place, full, _pictures(workdir, sheet))
+                report.write_report(place, full, _pictures(workdir, sheet, likelihood))
     return full
 
 
@@ -154,7 +156,9 @@ def _look(
         return Looks(found["levels"], found["classes"]), found["shown"]
 
 
-def _pictures(workdir: storage.Path, sheet: storage.Path) -> dict[str, storage.Path]:
+def _pictures(
+    workdir: storage.Path, sheet: storage.Path, likelihood: storage.Path | None
+) -> dict[str, storage.Path]:
     """Caption -> picture, for those that exist."""
     newest = sorted((workdir / "samples").glob("[!.]*/samples.png"), key=storage.modified)
     found = {"Generated images": sheet}
@@ -165,6 +169,8 @@ def _pictures(workdir: storage.Path, sheet: storage.Path) -> dict[str, storage.P
             "The same, animated": newest[-1].with_name("generation.gif"),
             "Order of generation": newest[-1].with_name("order.png"),
         }
+    if likelihood:
+        found["Bits per token by order and steps"] = likelihood / "bits.png"
     found |= {
         "Training of the decoder": workdir / "decoder/curves.png",
         "Held-out images and what the tokenizer makes of them": workdir

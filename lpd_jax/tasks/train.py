@@ -168,7 +168,13 @@ def _train(
     )
     part = Part(
         lambda key: init_decoder(network, key),
-        decoder_loss(network, steps_of, section.label_drop, section.loss_chunk),
+        decoder_loss(
+            network,
+            steps_of,
+            section.label_drop,
+            section.loss_chunk,
+            build.training_order(section, network.config.grid),
+        ),
         build.optimizer(section),
         section.ema_decay,
         initial=initial,
@@ -275,6 +281,7 @@ def _heldout(config: ConfigDict, network: Decoder, codes: storage.Path) -> Heldo
         key=jax.random.key(config.seed),
         mesh=build.mesh(config),
         chunk=config.train.loss_chunk,
+        draw_order=build.training_order(config.train, network.config.grid),
     )
 
 
