@@ -16,7 +16,7 @@ import numpy as np
 
 from lpd_jax.errors import InputError
 from lpd_jax.generation import groups
-from lpd_jax.generation.loop import generate_codes
+from lpd_jax.generation.loop import fill_in, generate_codes
 from lpd_jax.generation.plan import Plan
 from lpd_jax.generation.sampling import SamplingRule
 from lpd_jax.models.decoder import Decoder
@@ -193,8 +193,3 @@ def known_tokens(
         return None
     positions = jnp.argsort(unknown, axis=1, stable=True)[:, :num_known].astype(jnp.int32)
     return jnp.take_along_axis(codes, positions, axis=1), positions
-
-
-def fill_in(codes: jax.Array, orders: jax.Array, generated: jax.Array) -> jax.Array:
-    """Codes int32 [B, N] with `generated` int32 [B, M] at the raster indices `orders` [B, M]."""
-    return jax.vmap(lambda row, order, code: row.at[order].set(code))(codes, orders, generated)

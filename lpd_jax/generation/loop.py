@@ -96,8 +96,12 @@ def with_room(cache: Cache, segment: Segment) -> Cache:
 
 def to_raster(codes: jax.Array, orders: jax.Array, num_tokens: int) -> jax.Array:
     """Codes int32 [B, M] at raster indices int32 [B, M] -> int32 [B, N], zero elsewhere."""
-    raster = jnp.zeros((codes.shape[0], num_tokens), codes.dtype)
-    return jax.vmap(lambda row, order, code: row.at[order].set(code))(raster, orders, codes)
+    return fill_in(jnp.zeros((len(codes), num_tokens), codes.dtype), orders, codes)
+
+
+def fill_in(codes: jax.Array, orders: jax.Array, generated: jax.Array) -> jax.Array:
+    """Codes int32 [B, N] with `generated` int32 [B, M] at the raster indices `orders` [B, M]."""
+    return jax.vmap(lambda row, order, code: row.at[order].set(code))(codes, orders, generated)
 
 
 class Passes:

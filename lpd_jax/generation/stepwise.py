@@ -28,7 +28,7 @@ from flax import struct
 from lpd_jax import parallel
 from lpd_jax.generation import editing
 from lpd_jax.generation.addresses import given_or_drawn, image_keys
-from lpd_jax.generation.loop import Passes, padded, places, with_room
+from lpd_jax.generation.loop import Passes, fill_in, padded, places, with_room
 from lpd_jax.generation.plan import Plan, Segment
 from lpd_jax.generation.program import in_parts, preview, to_pixels
 from lpd_jax.generation.results import Samples
@@ -202,8 +202,8 @@ def look(
     tokens_done = jnp.asarray([*plan.starts, plan.num_generated])[done]
     orders, tokens = (x[:, : plan.num_generated] for x in (run.orders, run.tokens))
     there = jnp.broadcast_to(jnp.arange(plan.num_generated) < tokens_done, tokens.shape)
-    known = editing.fill_in(run.kept, orders, there)
-    codes = editing.fill_in(run.codes, orders, tokens)
+    known = fill_in(run.kept, orders, there)
+    codes = fill_in(run.codes, orders, tokens)
     images = preview(tokenizer, params, codes, known, grid, parts)
     return parallel.constrain_batch((images, known))
 
@@ -219,6 +219,6 @@ def finish(
 ) -> Samples:
     """The finished images, after the last step; arguments as in `look`."""
     orders, tokens = (x[:, : plan.num_generated] for x in (run.orders, run.tokens))
-    codes = parallel.constrain_batch(editing.fill_in(run.codes, orders, tokens))
+    codes = parallel.constrain_batch(fill_in(run.codes, orders, tokens))
     images = in_parts(functools.partial(to_pixels, tokenizer, params, grid), parts, codes)
     return parallel.constrain_batch(Samples(images, codes, orders))
