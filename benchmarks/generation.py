@@ -16,8 +16,6 @@ Dims: B batch, N tokens, S steps, D width, H heads, K head width, F hidden width
 
 import argparse
 import itertools
-import json
-import os
 import resource
 import time
 from pathlib import Path
@@ -26,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from rows import leave, tunables
 
 from lpd_jax.configs import lpd_256, lpd_512
 from lpd_jax.generation.addresses import draw_orders, image_keys
@@ -254,11 +253,8 @@ def main():
     args = parse()
     row = measure(args)
     row |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    row["glibc_tunables"] = os.environ.get("GLIBC_TUNABLES", "")  # large pages matter on CPUs
-    print(json.dumps(row), flush=True)
-    if args.json:
-        with args.json.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    row |= tunables()
+    leave(row, args.json)
 
 
 if __name__ == "__main__":

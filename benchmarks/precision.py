@@ -112,11 +112,11 @@ def measure(name, config, params, inputs, exchange):
 
 def decoding(workdir):
     """One row: bytes of the images decoded in bfloat16 against those decoded in float32."""
-    from lpd_jax.data.codes import load_codes  # brings TFDS, which the logits do without
+    from lpd_jax.data.codes import first_views  # brings TFDS, which the logits do without
 
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     network, params, _ = load_tokenizer(workdir / "tokenizer/model", mesh)
-    codes = load_codes(workdir / "codes", "heldout")["codes"][:, 0]
+    codes = first_views(workdir / "codes", "heldout")["codes"]
     grid = (math.isqrt(codes.shape[-1]),) * 2
     exact, rough = (
         np.float64(_pixels(network.clone(decode_dtype=dtype), params, codes, grid))

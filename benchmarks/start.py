@@ -32,6 +32,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from rows import leave, tunables
+
 WAYS = ("compile", "cache", "steps", "steps_cache", "executable")
 
 
@@ -215,11 +217,8 @@ def measure(args, workdir: Path, scratch: Path) -> None:
             row = {"what": "start", "way": way, "model": model, "depth": args.depth}
             row |= {"batch": args.batch, "segments": args.segments, "dtype": args.dtype}
             row |= {name: round(seconds, 2) for name, seconds in parts.items()}
-            row |= {"device": "cpu", "glibc_tunables": os.environ.get("GLIBC_TUNABLES", "")}
-            print(json.dumps(row), flush=True)
-            if args.json:
-                with args.json.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+            row |= {"device": "cpu", **tunables()}
+            leave(row, args.json)
 
 
 def main():

@@ -16,14 +16,13 @@ arrivals_s of the best run of every_1_s: from the call to each `Partial`
 """
 
 import argparse
-import json
-import os
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 from generation import networks, peak_mib
+from rows import leave, tunables
 
 from lpd_jax import parallel
 from lpd_jax.sampler import Sampler
@@ -129,11 +128,8 @@ def main():
     args = parse()
     row = measure(args)
     row |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    row["glibc_tunables"] = os.environ.get("GLIBC_TUNABLES", "")
-    print(json.dumps(row), flush=True)
-    if args.json:
-        with args.json.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    row |= tunables()
+    leave(row, args.json)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ checkpoint are averages over the steps of a run.
 """
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -32,6 +31,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rows import leave, tunables
 from tqdm import tqdm
 
 from lpd_jax import parallel
@@ -320,14 +320,10 @@ def main() -> None:
         "devices": jax.device_count(),
         "cores": len(os.sched_getaffinity(0)),
         "jax": jax.__version__,
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),  # large pages matter on CPUs
+        **tunables(),
         "python": platform.python_version(),
     }
-    line = json.dumps(settings | figures | machine)
-    print(line, flush=True)
-    if args.json:
-        with args.json.open("a") as file:
-            file.write(line + "\n")
+    leave(settings | figures | machine, args.json)
 
 
 if __name__ == "__main__":

@@ -65,9 +65,9 @@ def prepare(
     network, params, _ = load_decoder(place, mesh, rules, config.sample.params)
     dtype = config.sample.dtype or network.config.dtype
     network = Decoder(dataclasses.replace(network.config, dtype=dtype, dropout=0.0))
-    arrays = code_dataset.load_codes(workdir / "codes", split)
-    count = min(images or len(arrays["label"]), len(arrays["label"]))
-    chosen = {"codes": arrays["codes"][:count, 0], "label": arrays["label"][:count]}
+    found = code_dataset.first_views(workdir / "codes", split)
+    count = min(images or len(found["label"]), len(found["label"]))
+    chosen = {name: array[:count] for name, array in found.items()}
     how = {"batch_size": config.sample.batch_size, "chunk": config.train.loss_chunk}
     return scorer(network, params, chosen, mesh=mesh, **how), count, network.config.grid
 
@@ -92,8 +92,7 @@ def heldout_codes(
 
     if (found := distributed.decided(find)) is None:
         return None
-    arrays = code_dataset.load_codes(storage.path(found), "heldout")
-    return {"codes": arrays["codes"][:, 0], "label": arrays["label"]}
+    return code_dataset.first_views(storage.path(found), "heldout")
 
 
 def nll_bits(

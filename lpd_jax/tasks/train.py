@@ -273,10 +273,9 @@ def _evaluators(
 
 def _heldout(config: ConfigDict, network: Decoder, codes: storage.Path) -> Heldout:
     """Losses of all held-out images; the first view of each, which is not flipped."""
-    arrays = code_dataset.load_codes(codes, "heldout")
     return heldout_losses(
         network,
-        {"codes": arrays["codes"][:, 0], "label": arrays["label"]},
+        code_dataset.first_views(codes, "heldout"),
         batch_size=config.train.batch_size,
         key=jax.random.key(config.seed),
         mesh=build.mesh(config),
