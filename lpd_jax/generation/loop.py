@@ -96,7 +96,8 @@ def with_room(cache: Cache, segment: Segment) -> Cache:
 
 def to_raster(codes: jax.Array, orders: jax.Array, num_tokens: int) -> jax.Array:
     """Codes int32 [B, M] at raster indices int32 [B, M] -> int32 [B, N], zero elsewhere."""
-    return fill_in(jnp.zeros((len(codes), num_tokens), codes.dtype), orders, codes)
+    # By its shape and not its `len`: an exported program has a batch of any size.
+    return fill_in(jnp.zeros((codes.shape[0], num_tokens), codes.dtype), orders, codes)
 
 
 def fill_in(codes: jax.Array, orders: jax.Array, generated: jax.Array) -> jax.Array:
