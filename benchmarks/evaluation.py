@@ -12,7 +12,6 @@ alone.
 import argparse
 import functools
 import importlib.util
-import json
 import math
 import os
 import resource
@@ -24,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from rows import leave, tunables
 
 
 def parse() -> argparse.Namespace:
@@ -138,11 +138,8 @@ def main():
 
     row = measure(args)
     row |= {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
-    row["glibc_tunables"] = os.environ.get("GLIBC_TUNABLES", "")  # large pages matter on CPUs
-    print(json.dumps(row), flush=True)
-    if args.json:
-        with args.json.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    row |= tunables()
+    leave(row, args.json)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Seconds and images per second of generation, beside the matrix products it cannot do without.
 
     python benchmarks/generation.py --model=L --batch=1 --segments=8 --json=results.jsonl
-    python benchmarks/generation.py --model=L --start --segments=4   # from process start to image
 
 Prints one JSON line. Weights are random: speed does not depend on them. All times are the best of
 `--repeats` runs in turn, so that a busy machine slows every part alike:
@@ -12,21 +11,12 @@ products_s  the matrix products of the needed tokens alone: no padding, no other
 eager_s     the same steps without compilation, one dispatch per operation (`--eager`)
 one_token_s the same model in N steps of one token (`--one-token`)
 
-With `--start`, processes that load the models from disk and generate with `Sampler`, one after the
-other with one compile cache: seconds to the first image, and of it those to read the parameters.
-
 Dims: B batch, N tokens, S steps, D width, H heads, K head width, F hidden width, V codes.
 """
 
 import argparse
-import dataclasses
 import itertools
-import json
-import os
 import resource
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -34,18 +24,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from rows import leave, tunables
 
-from lpd_jax.checkpoint import save_model
 from lpd_jax.configs import lpd_256, lpd_512
+from lpd_jax.generation.addresses import draw_orders, image_keys
 from lpd_jax.generation.groups import group_sizes
 from lpd_jax.generation.loop import generate_codes
 from lpd_jax.generation.orders import LocalityAware
 from lpd_jax.generation.plan import make_plan
-from lpd_jax.generation.program import draw_orders, generate, image_keys, tokenizer_parts
+from lpd_jax.generation.program import generate, tokenizer_parts
 from lpd_jax.generation.sampling import sampling_rule
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
-from lpd_jax.sampler import Sampler
 from lpd_jax.trained import init_decoder, init_tokenizer, lay_out
 
 
@@ -65,8 +55,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--eager", action="store_true", help="also without compilation")
     parser.add_argument("--one-token", action="store_true", help="also in N steps")
-    parser.add_argument("--start", action="store_true", help="seconds from start to first image")
-    parser.add_argument("--first-image", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="file that the line is added to")
     return parser.parse_args()
 
@@ -261,62 +249,12 @@ def peak_mib() -> int:
     return peak >> 20
 
 
-def write_models(args, directory: Path) -> None:
-    """Model directories of the networks with their random parameters, as training leaves them."""
-    decoder, tokenizer, params = networks(argparse.Namespace(**vars(args) | {"layers": "scan"}))
-    config = dataclasses.asdict(dataclasses.replace(decoder.config, dtype=args.dtype))
-    about = {"kind": "decoder", "config": config, "tokenizer": "random", "label_drop": 0.1}
-    about["class_names"] = [str(i) for i in range(decoder.config.num_classes)]
-    save_model(directory / "decoder/model", about, params[0])
-    about = {"kind": "tokenizer", "config": dataclasses.asdict(tokenizer.config)}
-    save_model(directory / "tokenizer/model", about | {"fingerprint": "random"}, params[1])
-
-
-def first_image(args) -> None:
-    """What a new process does until it holds an image; prints when it had read the parameters."""
-    begin = time.perf_counter()
-    sampler = Sampler.load(args.first_image)
-    print(time.perf_counter() - begin)
-    n = sampler.decoder.config.num_tokens
-    sizes = group_sizes(n, args.steps or {256: 20, 1024: 48}[n])
-    rule = sampling_rule(guidance=None if args.no_guidance else 4.8)
-    labels = np.arange(args.batch) % 1000
-    sampler.sample(labels, sizes, LocalityAware(), rule, segments=args.segments)
-
-
-def start(args) -> dict:
-    """Seconds from starting a process to its first image, without and with a filled cache."""
-    again = [arg for arg in sys.argv if arg != "--start" and not arg.startswith("--json")]
-    row = {"model": args.model, "batch": args.batch, "segments": args.segments}
-    with tempfile.TemporaryDirectory() as directory:
-        write_models(args, Path(directory))
-        environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": f"{directory}/cache",
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-        }
-        command = [sys.executable, *again, f"--first-image={directory}"]
-        for name in ("first", "second", "third"):
-            begin = time.perf_counter()
-            done = subprocess.run(
-                command, check=True, env=environment, stdout=subprocess.PIPE, text=True
-            )
-            row[f"{name}_start_s"] = round(time.perf_counter() - begin, 1)
-            row[f"{name}_read_s"] = round(float(done.stdout), 1)
-    return row
-
-
 def main():
     args = parse()
-    if args.first_image:
-        first_image(args)
-        return
-    row = start(args) if args.start else measure(args)
+    row = measure(args)
     row |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    row["glibc_tunables"] = os.environ.get("GLIBC_TUNABLES", "")  # large pages matter on CPUs
-    print(json.dumps(row), flush=True)
-    if args.json:
-        with args.json.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    row |= tunables()
+    leave(row, args.json)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import numpy as np
 from flax import linen as nn
 
 from lpd_jax import weights
-from lpd_jax.data.codes import load_codes
 from lpd_jax.generation.groups import official, step_of
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.models.tokenizer import to_uint8
@@ -113,9 +112,11 @@ def measure(name, config, params, inputs, exchange):
 
 def decoding(workdir):
     """One row: bytes of the images decoded in bfloat16 against those decoded in float32."""
+    from lpd_jax.data.codes import first_views  # brings TFDS, which the logits do without
+
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     network, params, _ = load_tokenizer(workdir / "tokenizer/model", mesh)
-    codes = load_codes(workdir / "codes", "heldout")["codes"][:, 0]
+    codes = first_views(workdir / "codes", "heldout")["codes"]
     grid = (math.isqrt(codes.shape[-1]),) * 2
     exact, rough = (
         np.float64(_pixels(network.clone(decode_dtype=dtype), params, codes, grid))

@@ -19,7 +19,6 @@ checkpoint are averages over the steps of a run.
 """
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -32,13 +31,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rows import leave, tunables
 from tqdm import tqdm
 
 from lpd_jax import parallel
-from lpd_jax.checkpoint import Checkpoints
-from lpd_jax.data import codes as code_dataset
-from lpd_jax.data import pipeline
-from lpd_jax.data.sources import Arrays
 from lpd_jax.generation import groups
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.trained import init_decoder
@@ -135,10 +131,10 @@ def timed_products(config: DecoderConfig, batch: int) -> dict[str, Callable[[], 
     return timers
 
 
-def peak_flops(dtype: str, repeats: int = 5) -> float:
+def peak_flops(dtype: str, repeats: int = 5, sides: tuple[int, ...] = (2048, 4096)) -> float:
     """FLOP/s of the best of some large square products."""
     best = 0.0
-    for side in (2048, 4096):
+    for side in sides:
         x = jnp.ones((side, side), dtype)
         square = jax.jit(jnp.dot)
         seconds(lambda s=square, x=x: s(x, x))
@@ -147,8 +143,12 @@ def peak_flops(dtype: str, repeats: int = 5) -> float:
     return best
 
 
-def write_codes(path: Path, config: DecoderConfig, images: int) -> Arrays:
-    """A code dataset of random codes, written and read as `encode` and `train` do."""
+def write_codes(path: Path, config: DecoderConfig, images: int):
+    """A code dataset of random codes, written and read as `encode` and `train` do: `Arrays`."""
+    # Here, as `gpu_jobs.py` runs the step where neither Grain nor TFDS is installed.
+    from lpd_jax.data import codes as code_dataset
+    from lpd_jax.data.sources import Arrays
+
     spec = code_dataset.CodesSpec(
         tokenizer={"fingerprint": "random"},
         grid=config.grid,
@@ -214,6 +214,8 @@ def input_share(run: Run, batches, steps: int) -> float:
 
 def checkpoint_stall(run: Run, batch, path: Path, steps: int) -> dict[str, float]:
     """What a checkpoint adds to the steps after it, in steps; the seconds that it takes."""
+    from lpd_jax.checkpoint import Checkpoints
+
     with Checkpoints(path) as checkpoints:
         start = time.perf_counter()
         for _ in tqdm(range(steps), desc="no checkpoint", leave=False):
@@ -235,6 +237,8 @@ def checkpoint_stall(run: Run, batch, path: Path, steps: int) -> dict[str, float
 
 def measure(config: DecoderConfig, args: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """All figures of one setting."""
+    from lpd_jax.data import pipeline
+
     source = write_codes(directory / "codes", config, max(1024, 4 * args.batch))
     batches = iter(pipeline.batches(source, batch_size=args.batch, transform=pipeline.choose_view))
     run = Run(config, args.accumulate, args.loss_chunk)
@@ -316,14 +320,10 @@ def main() -> None:
         "devices": jax.device_count(),
         "cores": len(os.sched_getaffinity(0)),
         "jax": jax.__version__,
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),  # large pages matter on CPUs
+        **tunables(),
         "python": platform.python_version(),
     }
-    line = json.dumps(settings | figures | machine)
-    print(line, flush=True)
-    if args.json:
-        with args.json.open("a") as file:
-            file.write(line + "\n")
+    leave(settings | figures | machine, args.json)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,11 @@ def get_config() -> ConfigDict:
             "loss_chunk": 0,  # tokens of an image whose logits are in memory at once; 0: all
             "schedules": (64, 32, 24, 16, 12, 10, 8, 6),  # numbers of steps, drawn per example
             "group_schedule": "cosine",
+            # Orders to train on, drawn per example; the paper trains on uniformly random ones.
+            "orders": ("random",),
+            "order_weights": (),  # a share for each of them; equal shares when empty
+            "proximity": 1.0,  # thresholds of "locality" among them
+            "repulsion": 2.0,
             "log_every": 50,
             "save_every": 2000,
             "keep": 2,  # newest checkpoints that stay

@@ -73,7 +73,13 @@ def train_program(
     steps_of = build.steps_of(section, network.config.num_tokens)
     part = Part(
         lambda key: init_decoder(network, key),
-        decoder_loss(network, steps_of, section.label_drop, section.loss_chunk),
+        decoder_loss(
+            network,
+            steps_of,
+            section.label_drop,
+            section.loss_chunk,
+            build.training_order(section, network.config.grid),
+        ),
         build.optimizer(section),
         section.ema_decay,
     )

@@ -48,7 +48,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 import lpd_jax
-from lpd_jax import config_files, distributed, logs, storage, tasks
+from lpd_jax import config_files, distributed, logs, storage, tasks, xla
 from lpd_jax.errors import InputError
 from lpd_jax.tasks import check
 
@@ -135,6 +135,7 @@ def _main(arguments: list[str]) -> None:
     _start_logging(given.verbosity, first=cluster is None or jax.process_index() == 0)
     _show(config, task, given)
     check.config(config, task)
+    xla.keep_compiled()
     importlib.import_module(f"lpd_jax.tasks.{task}").run(config, given.workdir)
     if cluster is not None:
         distributed.barrier("the end")  # process 0 may be writing still

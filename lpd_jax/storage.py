@@ -7,6 +7,7 @@ epath's cannot be linked, and their `stat` fails for a user without a name, as c
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import pathlib
@@ -281,6 +282,12 @@ def is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def sha256(file: pathlib.Path) -> str:
+    """Of a local file's bytes, in hexadecimal."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def brief(error: Exception) -> str:

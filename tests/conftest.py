@@ -16,6 +16,11 @@ os.environ.setdefault(
     # Later ones do not know this one, and would abort.
     + " --xla_cpu_use_fusion_emitters=false" * metadata.version("jaxlib").startswith("0.10."),
 )
+# Many tests compile the same programs, in several workers and in processes that they start.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # NumPy's threads wait for each other in a busy loop, which the other workers pay for.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -31,9 +36,6 @@ from lpd_jax.trained import init_decoder, init_tokenizer
 
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
-# Many tests compile the same programs, in several workers.
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lpd_jax import checkpoint, parallel
+from lpd_jax import checkpoint, distributed, parallel
 from lpd_jax.errors import InputError
-from lpd_jax.generation import program
+from lpd_jax.generation import program, stepwise
 from lpd_jax.generation.editing import rectangle
 from lpd_jax.generation.groups import group_sizes
 from lpd_jax.generation.orders import LocalityAware, Random
@@ -381,7 +381,53 @@ def test_a_stream_shows_every_step_and_ends_with_the_image(sampler):
         np.testing.assert_array_equal(plain, ~partial.known[0])
 
 
-def test_a_stream_decodes_what_is_known_so_far(sampler):
+def test_a_look_that_is_not_asked_for_is_not_taken(sampler):
+    with jax.default_matmul_precision("highest"):
+        every = list(sampler.stream([1, 4], steps=6, guidance=2.0, seed=3, cover=False))
+        few = list(sampler.stream([1, 4], steps=6, guidance=2.0, seed=3, cover=False, every=4))
+    assert [partial.step for partial in few] == [4, 6]
+    for partial in few:
+        np.testing.assert_array_equal(partial.images, every[partial.step - 1].images)
+        np.testing.assert_array_equal(partial.known, every[partial.step - 1].known)
+
+
+def test_the_next_step_is_under_way_before_a_look_is_waited_for(sampler, monkeypatch):
+    done = []
+
+    def note(owner, name):
+        function = getattr(owner, name)
+
+        def noted(*args, **kwargs):
+            done.append(name)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    for name in ("begin", "step", "look", "finish"):
+        note(stepwise, name)
+    note(distributed, "to_host")
+    with jax.default_matmul_precision("highest"):
+        stream = sampler.stream([1, 4], steps=6, guidance=2.0, seed=3)
+        assert not done  # nothing runs before it is asked for
+        assert next(stream).step == 1
+        assert done == ["begin", "look", "step", "to_host"]
+        assert [partial.step for partial in stream] == [2, 3, 4, 5, 6]
+    assert done[4:] == 4 * ["look", "step", "to_host"] + ["finish", "to_host"]
+
+
+def test_a_stream_does_not_depend_on_the_mesh(sampler):
+    options = {"steps": 6, "guidance": 2.0, "seed": 3, "cover": False}
+    spread = on_mesh(sampler, parallel.MeshConfig(2, 1, 4))
+    with jax.default_matmul_precision("highest"):
+        here = list(sampler.stream([1, 4], **options))
+        for partial, there in zip(here, spread.stream([1, 4], **options), strict=True):
+            # Between images the mesh of the caller is in force, not the sampler's.
+            assert jax.sharding.get_abstract_mesh().empty
+            np.testing.assert_array_equal(partial.known, there.known)
+            np.testing.assert_allclose(partial.images.astype(int), there.images, atol=1)
+
+
+def test_replayed_images_decode_what_was_known(sampler):
     """Uncovered, an unfinished image is the known codes among means of the codebook."""
     samples = draw(sampler, order=Random())
     step_map = np.asarray(sampler.schedule(samples, SIZES).step_map)
@@ -535,3 +581,35 @@ def test_an_edit_can_be_replayed_from_what_was_kept(sampler):
     np.testing.assert_array_equal(frames[0].known, edits.step_map.reshape(7, 24) < 0)
     assert [frame.step for frame in frames] == list(range(edits.step_map.max() + 2))
     np.testing.assert_array_equal(frames[-1].images, edits.images)
+
+
+def test_an_edit_can_be_watched(sampler):
+    options = {"steps": 6, "guidance": 2.0, "order": LOCAL, "seed": 4}
+    edits = change(sampler, rule=None, **options)
+    with jax.default_matmul_precision("highest"):
+        live = list(sampler.stream(LABELS, images=IMAGES, mask=MASK, **options))
+        replayed = list(sampler.replay(edits.images, edits.codes, edits.step_map))
+        everything = list(
+            sampler.stream(LABELS[:2], images=IMAGES[:2], mask=~(MASK & False), **options)
+        )
+    assert len(live) == len(replayed) == edits.step_map.max() + 2
+    for one, other in zip(live, replayed, strict=True):
+        assert one.step == other.step
+        np.testing.assert_array_equal(one.known, other.known)
+        np.testing.assert_allclose(one.images.astype(int), other.images, atol=1)
+    assert live[-1].images.tobytes() == edits.images.tobytes()
+    assert [partial.step for partial in everything] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_edit_that_cannot_be_watched_is_refused(sampler):
+    uneven = np.stack([CELLS, np.roll(CELLS, 1), ~CELLS])
+    for says, wrong in {
+        "masks ask for 8 to 16 cells": {"mask": uneven},
+        "masks ask for 0 to 0 cells": {"mask": CELLS & False},
+        "NumPy array of uint8": {"images": None},
+        "the mask has shape": {"mask": None},
+        "every=0": {"every": 0},
+        "segments=0": {"segments": 0},
+    }.items():
+        with pytest.raises(InputError, match=says):
+            sampler.stream(LABELS[:3], **{"images": IMAGES[:3], "mask": MASK} | wrong)

@@ -263,6 +263,16 @@ def load_codes(
     return arrays
 
 
+def first_views(path: storage.Where, split: str) -> dict[str, np.ndarray]:
+    """Of each image of a split the first view, which is not flipped: `codes` [M, N], `label` [M].
+
+    Raises:
+        InputError: as `load_codes`.
+    """
+    arrays = load_codes(path, split)
+    return {"codes": arrays["codes"][:, 0], "label": arrays["label"]}
+
+
 def _spec_of_split(
     path: storage.Where, split: str, expect_tokenizer: Mapping[str, Any] | None
 ) -> tuple[CodesSpec, list[Shard]]:

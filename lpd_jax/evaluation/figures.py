@@ -186,9 +186,9 @@ def show(value: Any, unit: str = "") -> str:
 
 
 def flatten(report: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of every figure; what is keyed by class is left out."""
+    """Dotted key and value of every figure; what has a table of its own is left out."""
     for key, value in report.items():
-        if prefix == "" and key in ("classes", "bars"):
+        if prefix == "" and key in ("classes", "bars", "likelihood"):
             continue
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")

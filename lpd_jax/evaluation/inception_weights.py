@@ -4,7 +4,6 @@ All descend from TensorFlow's graph of 2015-12-05. The PyTorch file comes with t
 pytorch-fid, the pickle with jax-fid and what was made from it.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -62,8 +61,7 @@ def load(path: storage.Where) -> InceptionWeights:
     if not place.is_file():
         raise InputError(f"There is no file of Inception weights {place}; check the path.")
     with storage.local(place) as file:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest = storage.sha256(file)
         if place.suffix in _PICKLES:
             arrays = _torch_names(array_pickle.read(file))
         else:

@@ -11,7 +11,7 @@ Dims: M images, R draws of orders, N image tokens, B batch, V codes.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -146,6 +146,32 @@ def difference(a: Score, b: Score) -> tuple[float, float]:
     """
     apart = a.by_image - b.by_image
     return float(apart.mean()), _error(apart)
+
+
+def by_order(rows: Sequence[Mapping[str, Any]], best: str) -> tuple[list[str], list[list[str]]]:
+    """Bits per token as text: a line for each order, a column for each number of steps.
+
+    Args:
+        rows: each with `order`, `repulsion` (None of orders that have none), `steps` and
+            `bits_per_token`.
+        best: marks the least of a column, as "{}*" does.
+
+    Returns:
+        The head, and the lines below it.
+    """
+    steps = sorted({row["steps"] for row in rows}, reverse=True)
+    named = {}
+    for row in rows:
+        label = row["order"] if row["repulsion"] is None else f"{row['order']} {row['repulsion']:g}"
+        named.setdefault(label, {})[row["steps"]] = row["bits_per_token"]
+    least = {n: min(own[n] for own in named.values() if n in own) for n in steps}
+
+    def cell(own: Mapping[int, float], n: int) -> str:
+        text = f"{own[n]:.3f}" if n in own else ""
+        return best.format(text) if own.get(n) == least[n] else text
+
+    lines = [[label, *(cell(own, n) for n in steps)] for label, own in named.items()]
+    return ["order \\ steps", *map(str, steps)], lines
 
 
 def _error(values: np.ndarray) -> float:

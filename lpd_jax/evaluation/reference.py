@@ -4,7 +4,6 @@ D pool3 features (2,048), P spatial ones (2,023), R images of the reference, H p
 """
 
 import dataclasses
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -66,8 +65,7 @@ def read(path: storage.Where) -> Reference:
         raise InputError(f"There is no reference {place}; check the path.")
     with storage.local(place) as file:
         try:
-            with file.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest = storage.sha256(file)
             with np.load(file, allow_pickle=False) as arrays:
                 return _reference(arrays, file, str(place), digest)
         except InputError:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lpd_jax import storage
-from lpd_jax.evaluation import figures
+from lpd_jax.evaluation import figures, likelihood
 from lpd_jax.evaluation.figures import show
 
 # Of a thousand classes, the tables show the worst; report.json has all.
@@ -46,7 +46,8 @@ def write_report(
         directory: created when absent.
         report: nested figures, JSON data but for NaN, which is written as null. `figures.FIGURES`
             explains the usual ones, `report["bars"]` (key -> number) says what they are held to,
-            `report["classes"]` has those of each class, see `Judge.by_class`.
+            `report["classes"]` has those of each class, see `Judge.by_class`,
+            `report["likelihood"]` the rows of a likelihood.json.
         pictures: caption -> PNG or GIF file, in the order shown.
 
     Returns:
@@ -79,6 +80,12 @@ def table(report: Mapping[str, Any]) -> str:
         lines.append("")
     classes = report.get("classes", {})
     worst = [(n, c["accuracy"]) for n, c in _worst(classes) if figures.known(c["accuracy"])]
+    if schedules := report.get("likelihood"):
+        least = min(schedules, key=lambda row: row["bits_per_token"])
+        lines.append(
+            f"likelihood of {least['images']} held-out images: {least['bits_per_token']:.3f} bits "
+            f"per token at best ({least['order']}, {least['steps']} steps)"
+        )
     if worst:
         named = ", ".join(f"{name} {show(accuracy, '%')}" for name, accuracy in worst[:3])
         lines.append(f"worst of {len(classes)} classes: {named}")
@@ -109,6 +116,13 @@ def _tables(report: Mapping[str, Any]) -> list[Table]:
             for name, c in worst
         ]
         tables.append((title, ["class", "images", "class accuracy", "real images"], cells))
+    if schedules := report.get("likelihood"):
+        head, cells = likelihood.by_order(schedules, "{} *")
+        images = schedules[0]["images"]
+        title = (
+            f"likelihood: bits per token of {images} held-out images by order and steps (* least)"
+        )
+        tables.append((title, head, cells))
     explained = {key for group in figures.FIGURES.values() for key in group}
     known = [figure for group in figures.FIGURES.values() for figure in group.values()]
     explained |= {key for figure in known for key in (figure.real, figure.error, figure.published)}
@@ -144,7 +158,7 @@ def _markdown(
     lines = ["# Report"]
     for title, head, cells in _tables(report):
         lines += ["", f"## {title.capitalize()}", ""]
-        rule = ["---:" if name in NUMBERS else "---" for name in head]
+        rule = ["---:" if _is_number(name) else "---" for name in head]
         cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
         lines += [f"| {' | '.join(row)} |" for row in (head, rule, *cells)]
     for caption, file in pictures.items():
@@ -175,10 +189,15 @@ def _html(report: Mapping[str, Any], pictures: Mapping[str, storage.Path]) -> st
 def _html_row(tag: str, head: Sequence[str], row: Sequence[str]) -> str:
     cells = []
     for name, cell in zip(head, row, strict=True):
-        kind = "number" if name in NUMBERS else cell if name == "verdict" else ""
+        kind = "number" if _is_number(name) else cell if name == "verdict" else ""
         mark = f' class="{kind}"' if kind else ""
         cells.append(f"<{tag}{mark}>{html.escape(cell)}</{tag}>")
     return f"<tr>{''.join(cells)}</tr>\n"
+
+
+def _is_number(head: str) -> bool:
+    """Whether a column is set to the right; one for each number of steps is too."""
+    return head in NUMBERS or head.isdigit()
 
 
 def _embed(file: storage.Path) -> str:

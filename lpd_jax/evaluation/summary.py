@@ -13,29 +13,37 @@ import numpy as np
 
 
 class Mean(NamedTuple):
-    """Mean of some measurements and its standard error (NaN of a single one)."""
+    """Mean of some measurements and its standard error (NaN of a single one; both of none)."""
 
     mean: float
     error: float
     count: int
 
     def __str__(self) -> str:
+        if not self.count:
+            return ""
         return f"{self.mean:.3f}" + ("" if math.isnan(self.error) else f" ± {self.error:.3f}")
 
 
 def mean_of(values: Sequence[float]) -> Mean:
     """Mean with the standard error s / sqrt(n), where s has n - 1 degrees of freedom."""
+    if len(values) == 0:
+        return Mean(math.nan, math.nan, 0)
     error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return Mean(float(np.mean(values)), float(error), len(values))
 
 
 def summarise(results: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """One row for each (name, x), in order of appearance: name, x, and a `Mean` per metric."""
+    """One row for each (name, x), in order of appearance: name, x, and a `Mean` per metric.
+
+    A metric that a result lacks, or has as None, was not measured there.
+    """
     cells: dict[tuple, list] = {}
     for result in results:
         cells.setdefault((result["name"], result["x"]), []).append(result)
     return [
-        {"name": name, "x": x} | {m: mean_of([r[m] for r in found]) for m in metrics}
+        {"name": name, "x": x}
+        | {m: mean_of([r[m] for r in found if r.get(m) is not None]) for m in metrics}
         for (name, x), found in cells.items()
     ]
 

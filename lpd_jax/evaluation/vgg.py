@@ -8,7 +8,6 @@ B batch, H W pixels.
 """
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -90,8 +89,7 @@ def load(path: storage.Where) -> VggWeights:
     if not place.is_file():
         raise InputError(f"There is no file of LPIPS weights {place}; check the path.")
     with storage.local(place) as file:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest = storage.sha256(file)
         tree = array_pickle.read(file)
     found = flatten_dict(tree) if isinstance(tree, Mapping) else {}
     wanted = flatten_dict(_abstract())

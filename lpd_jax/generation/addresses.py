@@ -23,3 +23,16 @@ def draw_orders(
     """The orders int32 [B, N] that images `indices` int32 [B] of a run get from `order`."""
     order_keys, _ = image_keys(key, indices)
     return jax.vmap(lambda k: order.draw(k, grid, group_sizes))(order_keys)
+
+
+def given_or_drawn(
+    order: Any,
+    key: jax.Array,
+    indices: jax.Array,
+    grid: tuple[int, int],
+    group_sizes: tuple[int, ...],
+) -> jax.Array:
+    """`draw_orders`, or `order` itself where it holds orders int32 [B, N]."""
+    if isinstance(order, jax.Array):
+        return order
+    return draw_orders(order, key, indices, grid, group_sizes)

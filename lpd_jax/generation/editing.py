@@ -16,7 +16,7 @@ import numpy as np
 
 from lpd_jax.errors import InputError
 from lpd_jax.generation import groups
-from lpd_jax.generation.loop import generate_codes
+from lpd_jax.generation.loop import fill_in, generate_codes
 from lpd_jax.generation.plan import Plan
 from lpd_jax.generation.sampling import SamplingRule
 from lpd_jax.models.decoder import Decoder
@@ -100,6 +100,21 @@ def by_count(unknown: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield count, np.flatnonzero(counts == count)
 
 
+def same_count(unknown: np.ndarray) -> int:
+    """M of bool [B, N], for a program that takes all rows at once.
+
+    Raises:
+        InputError: the rows differ in it, or it is 0.
+    """
+    counts = unknown.sum(axis=1)
+    if counts.min() < 1 or counts.min() != counts.max():
+        raise InputError(
+            f"the masks ask for {counts.min()} to {counts.max()} cells an image; to watch an edit, "
+            "mask as many cells in every image, at least one (without watching, any will do)."
+        )
+    return int(counts[0])
+
+
 def group_sizes(num_unknown: int, num_tokens: int, steps: int, kind: str) -> tuple[int, ...]:
     """Group sizes for M of N cells, sum M: as many cells a step as `steps` give the whole image.
 
@@ -165,10 +180,16 @@ def regenerate(
         plan: over M generated and K known tokens; static.
         rule: guidance and sampling. Known tokens count as generated for the guidance schedule.
     """
-    known = None
-    if plan.num_known:
-        positions = jnp.argsort(unknown, axis=1, stable=True)[:, : plan.num_known]
-        positions = positions.astype(jnp.int32)
-        known = jnp.take_along_axis(codes, positions, axis=1), positions
+    known = known_tokens(codes, unknown, plan.num_known)
     generated = generate_codes(decoder, params, labels, orders, keys, plan, rule, known)
-    return jax.vmap(lambda row, order, code: row.at[order].set(code))(codes, orders, generated)
+    return fill_in(codes, orders, generated)
+
+
+def known_tokens(
+    codes: jax.Array, unknown: jax.Array, num_known: int
+) -> tuple[jax.Array, jax.Array] | None:
+    """Codes and raster positions of the known cells, each int32 [B, K]; None where K is 0."""
+    if not num_known:
+        return None
+    positions = jnp.argsort(unknown, axis=1, stable=True)[:, :num_known].astype(jnp.int32)
+    return jnp.take_along_axis(codes, positions, axis=1), positions

@@ -72,16 +72,44 @@ def draw(
     Raises:
       InputError: the grid is larger than 256×256.
     """
+    draw_batch = functools.partial(_draw_batch, grid, group_sizes, rule.scored)
+    return _batched(draw_batch, grid, rule)(key, known)
+
+
+def draw_by_step(
+    key: jax.Array, grid: tuple[int, int], step_of: jax.Array, rule: Rule
+) -> jax.Array:
+    """The order that `draw` gives for the groups of `step_of` and no known cells.
+
+    The groups are data here, so that under vmap every order of a batch has its own. Each pick
+    scores all cells again, which `draw` does once a step.
+
+    Args:
+      key: typed PRNG key.
+      grid: (h, w), each at most 256.
+      step_of: int32[N], non-decreasing from 0, step of each generation position; may be traced.
+      rule: thresholds.
+
+    Returns:
+      int32[N], generation position → raster index.
+
+    Raises:
+      InputError: the grid is larger than 256×256.
+    """
+    draw_batch = functools.partial(_draw_batch_by_step, grid, rule.scored)
+    return _batched(draw_batch, grid, rule)(key, jnp.asarray(step_of, jnp.int32))
+
+
+def _batched(draw_batch, grid: tuple[int, int], rule: Rule):
+    """(key, array of an image) -> its order; under vmap one call of `draw_batch` for all."""
     if max(grid) > 256:
         raise InputError(
             f"A {grid[0]}x{grid[1]} grid is too large; locality-aware goes to 256x256."
         )
 
-    draw_batch = functools.partial(_draw_batch, grid, group_sizes, rule.scored)
-
     @custom_vmap
-    def orders(key, known, proximity, repulsion):
-        return draw_batch(key[None], known[None], proximity[None], repulsion[None])[0]
+    def orders(key, own, proximity, repulsion):
+        return draw_batch(key[None], own[None], proximity[None], repulsion[None])[0]
 
     @orders.def_vmap
     def _(size, batched, *args):
@@ -91,14 +119,13 @@ def draw(
         )
         return parallel.by_device(draw_batch, tuple(batch)), True
 
-    thresholds = (jnp.asarray(x, jnp.float32) for x in (rule.proximity, rule.repulsion))
-    return orders(key, known, *thresholds)
+    thresholds = [jnp.asarray(x, jnp.float32) for x in (rule.proximity, rule.repulsion)]
+    return lambda key, own: orders(key, own, *thresholds)
 
 
 def _draw_batch(grid, group_sizes, scored, keys, known, proximity, repulsion):
     """Orders of B images: int32[B, M] from keys [B], known [B, N] and thresholds [B]."""
-    row, col = (axis.reshape(-1, 1) for axis in np.indices(grid, _distance_dtype(grid)))
-    reach = (jnp.clip(jnp.floor(repulsion), 0, max(grid)) ** 2).astype(row.dtype)
+    reach = _reach(grid, repulsion)
     near_from = _near_from(proximity)
     words = jax.vmap(lambda key: jax.random.bits(key, (len(group_sizes), 2)), out_axes=2)(keys)
     ties = jax.vmap(lambda step_words: _tie_order(grid, step_words))(words)  # [S, N, B]
@@ -114,17 +141,8 @@ def _draw_batch(grid, group_sizes, scored, keys, known, proximity, repulsion):
 
         def pick(position, carry):
             order, gap, open_claim = carry
-            nearest = open_claim.max(0)
-            chosen = lax.cond(
-                nearest.min() == 0,
-                lambda: jnp.where(nearest > 0, nearest, _farthest(gap, claim)),
-                lambda: nearest,
-            )
-            y, x = _unpack(chosen ^ flip, grid)
-            down, across = (row - y.astype(row.dtype)) ** 2, (col - x.astype(col.dtype)) ** 2
-            gap = jnp.minimum(gap, down + across)
-            open_claim = jnp.where(jnp.maximum(down, across) <= reach, 0, open_claim)
-            order = lax.dynamic_update_index_in_dim(order, y * grid[1] + x, position, 0)
+            cell, gap, open_claim = _pick(grid, reach, flip, claim, gap, open_claim)
+            order = lax.dynamic_update_index_in_dim(order, cell, position, 0)
             return order, gap, open_claim
 
         order, gap, _ = lax.fori_loop(start, start + size, pick, (order, gap, open_claim))
@@ -135,6 +153,67 @@ def _draw_batch(grid, group_sizes, scored, keys, known, proximity, repulsion):
     order = jnp.zeros((sum(group_sizes), len(keys)), jnp.int32)
     inputs = (starts, np.asarray(group_sizes, np.int32), last, words[:, 1], ties)
     return lax.scan(step, (order, known.T), inputs)[0][0].T
+
+
+def _draw_batch_by_step(grid, scored, keys, step_of, proximity, repulsion):
+    """Orders of B images, each with groups of its own: int32[B, N] from step_of int32[B, N].
+
+    One loop over the picks, in which each image begins its steps where they begin. With the same
+    groups and key the order is that of `_draw_batch`: both read the words of a step by its number.
+    """
+    cells = step_of.shape[1]
+    reach, near_from = _reach(grid, repulsion), _near_from(proximity)
+    words = jax.vmap(lambda key: jax.random.bits(key, (cells, 2)), out_axes=2)(keys)
+    words = jnp.take_along_axis(words, step_of.T[:, None], 0)  # of the step at each position
+    begins = jnp.diff(step_of, axis=1, prepend=-1) > 0
+    last = step_of == step_of[:, -1:]
+
+    def pick(carry, inputs):
+        gap, open_claim, claim = carry
+        begin, last, word = inputs
+        taken, tie = gap == 0, _tie_order(grid, word)
+        score = _score(taken, grid) if scored else jnp.zeros(taken.shape, jnp.uint32)
+        near = score >= near_from
+        fresh = jnp.where(near, _NEAR, 0) | score << _SCORE_SHIFT | tie
+        gap = jnp.where(begin, _initial_gap(grid, taken, near, tie, last), gap)
+        open_claim = jnp.where(begin, jnp.where(near & ~taken, fresh, 0), open_claim)
+        claim = jnp.where(begin, fresh, claim)
+        cell, gap, open_claim = _pick(grid, reach, word[1], claim, gap, open_claim)
+        return (gap, open_claim, claim), cell
+
+    blank = jnp.zeros((cells, len(keys)), jnp.uint32)
+    start = jnp.ones(blank.shape, _distance_dtype(grid)), blank, blank
+    return lax.scan(pick, start, (begins.T, last.T, words))[1].T
+
+
+def _reach(grid: tuple[int, int], repulsion: jax.Array) -> jax.Array:
+    """Squared Chebyshev distance within which near picks exclude each other: [B]."""
+    reach = jnp.clip(jnp.floor(repulsion), 0, max(grid)) ** 2
+    return reach.astype(_distance_dtype(grid))
+
+
+def _pick(grid, reach, flip, claim, gap, open_claim):
+    """The next cell int32[B], and what is left: `gap`, `open_claim` [N, B] after it.
+
+    Args:
+      reach: [B] of `_reach`.
+      flip: uint32[B], second word of the step.
+      claim: uint32[N, B], of every cell when the step began.
+      gap: [N, B], squared distance to the picks of the step; 0 where taken.
+      open_claim: uint32[N, B], `claim` of near cells that nothing excludes; 0 elsewhere.
+    """
+    row, col = (axis.reshape(-1, 1) for axis in np.indices(grid, _distance_dtype(grid)))
+    nearest = open_claim.max(0)
+    chosen = lax.cond(
+        nearest.min() == 0,
+        lambda: jnp.where(nearest > 0, nearest, _farthest(gap, claim)),
+        lambda: nearest,
+    )
+    y, x = _unpack(chosen ^ flip, grid)
+    down, across = (row - y.astype(row.dtype)) ** 2, (col - x.astype(col.dtype)) ** 2
+    gap = jnp.minimum(gap, down + across)
+    open_claim = jnp.where(jnp.maximum(down, across) <= reach, 0, open_claim)
+    return y * grid[1] + x, gap, open_claim
 
 
 def _score(taken: jax.Array, grid: tuple[int, int]) -> jax.Array:

@@ -54,35 +54,74 @@ def generate_codes(
     Returns:
         int32 [B, M], the generated codes in the order of generation.
     """
-    # Once and not in each step: a look-up in a cut table makes the devices wait for each other.
-    params = params | parallel.gather({name: params[name] for name in _TABLES})
-    run = _Run(decoder, params, plan, rule, keys, draw)
-    overhang = max([plan.group_sizes[0], *(s.query_width for s in plan.segments)])
-    orders = jnp.pad(orders, [(0, 0), (0, overhang)])
-    tokens = jnp.zeros_like(orders)
-    tokens, cache = run.prefill(labels, orders, tokens, known)
+    run = Passes(decoder, params, plan, rule, keys, draw)
+    orders = padded(orders, plan)
+    tokens, cache = run.prefill(labels, orders, known)
     for segment in plan.segments:
+        cache = with_room(cache, segment)
         step = functools.partial(run.step, segment, orders)
-        xs = {
-            "start": plan.starts[segment.first : segment.last],
-            "size": np.int32(plan.group_sizes[segment.first : segment.last]),
-            "last_start": plan.starts[segment.first - 1 : segment.last - 1],
-            "last_size": np.int32(plan.group_sizes[segment.first - 1 : segment.last - 1]),
-        }
-        (tokens, cache), _ = jax.lax.scan(step, (tokens, cache), xs)
+        (tokens, cache), _ = jax.lax.scan(step, (tokens, cache), places(plan, segment))
     return tokens[:, : plan.num_generated]
+
+
+def padded(orders: jax.Array, plan: Plan) -> jax.Array:
+    """Orders int32 [B, M] with room at the end for the overhang of padded groups."""
+    overhang = max([plan.group_sizes[0], *(s.query_width for s in plan.segments)])
+    return jnp.pad(orders, [(0, 0), (0, overhang)])
+
+
+def places(plan: Plan, segment: Segment) -> dict[str, np.ndarray]:
+    """Where each step of a segment begins and how many tokens it has, and the step before it."""
+    return {
+        "start": plan.starts[segment.first : segment.last],
+        "size": np.int32(plan.group_sizes[segment.first : segment.last]),
+        "last_start": plan.starts[segment.first - 1 : segment.last - 1],
+        "last_size": np.int32(plan.group_sizes[segment.first - 1 : segment.last - 1]),
+    }
+
+
+def with_room(cache: Cache, segment: Segment) -> Cache:
+    """A cache of any earlier pass with at least the places that the steps of a segment need.
+
+    It grows from segment to segment: a part taken out of a whole cache would be copied in each
+    step.
+    """
+
+    def grow(x: jax.Array) -> jax.Array:
+        places = [(0, max(0, segment.room - x.shape[-2])), (0, 0)]
+        return jnp.pad(x, [(0, 0)] * (x.ndim - len(places)) + places)
+
+    return jax.tree.map(grow, cache)
 
 
 def to_raster(codes: jax.Array, orders: jax.Array, num_tokens: int) -> jax.Array:
     """Codes int32 [B, M] at raster indices int32 [B, M] -> int32 [B, N], zero elsewhere."""
-    raster = jnp.zeros((codes.shape[0], num_tokens), codes.dtype)
-    return jax.vmap(lambda row, order, code: row.at[order].set(code))(raster, orders, codes)
+    # By its shape and not its `len`: an exported program has a batch of any size.
+    return fill_in(jnp.zeros((codes.shape[0], num_tokens), codes.dtype), orders, codes)
 
 
-class _Run:
-    """The pieces of one generation, with what all steps share bound."""
+def fill_in(codes: jax.Array, orders: jax.Array, generated: jax.Array) -> jax.Array:
+    """Codes int32 [B, N] with `generated` int32 [B, M] at the raster indices `orders` [B, M]."""
+    return jax.vmap(lambda row, order, code: row.at[order].set(code))(codes, orders, generated)
 
-    def __init__(self, decoder: Decoder, params, plan: Plan, rule: SamplingRule, keys, draw: Draw):
+
+class Passes:
+    """The passes of one generation, with what they share bound; arguments as in `generate_codes`.
+
+    `generate_codes` loops over them in one program, `stepwise` makes each a program.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        params,
+        plan: Plan,
+        rule: SamplingRule,
+        keys: jax.Array,
+        draw: Draw = sample,
+    ):
+        # Once and not in each step: a look-up in a cut table makes the devices wait for each other.
+        params = params | parallel.gather({name: params[name] for name in _TABLES})
         self.apply = functools.partial(decoder.apply, {"params": params})
         self.config, self.plan, self.rule = decoder.config, plan, rule
         self.draw = functools.partial(draw, keys=keys, rule=rule)
@@ -101,8 +140,17 @@ class _Run:
         c = self.config
         return visibility(step, step == len(groups) - 1, c.query_attention, c.context_attention)
 
-    def prefill(self, labels, orders, tokens, known) -> tuple[jax.Array, Cache]:
-        """First pass: class and known tokens as context, the first group as queries."""
+    def prefill(self, labels, orders, known=None) -> tuple[jax.Array, Cache]:
+        """First pass: class and known tokens as context, the first group as queries.
+
+        Args:
+            labels, known: as in `generate_codes`.
+            orders: int32 [B, M + overhang], from `padded`.
+
+        Returns:
+            Tokens int32 [B, M + overhang], of which the first group is there, and the cache, which
+            is full.
+        """
         size = self.plan.group_sizes[0]
         if self.rule.guidance is not None:
             no_class = jnp.full_like(labels, self.config.num_classes)
@@ -115,15 +163,21 @@ class _Run:
         queries = self.apply(self.branches(orders[:, :size]), method="embed_queries")
         visible = self.visible(1, self.plan.num_known, size)
         answer = self.apply(context, queries, visible[None], method="step")
-        tokens = self._draw(answer.logits, tokens, jnp.int32(0))
-        rest = self.plan.cache_length - context.shape[1]
-        ends = [(0, rest), (0, 0)]
-        return tokens, jax.tree.map(
-            lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + ends), answer.context
-        )
+        tokens = self._draw(answer.logits, jnp.zeros_like(orders), jnp.int32(0))
+        return tokens, answer.context
 
     def step(self, segment: Segment, orders, carry, at) -> tuple[tuple[jax.Array, Cache], None]:
-        """One later pass: the last group becomes context, the next group is answered."""
+        """One later pass: the last group becomes context, the next group is answered.
+
+        Args:
+            segment: of the step; static.
+            orders: int32 [B, M + overhang].
+            carry: tokens and cache of the pass before; the cache as `with_room` leaves it.
+            at: the step's entry of `places`, int32 [] each.
+
+        Returns:
+            The carry and None, as `jax.lax.scan` wants them.
+        """
         tokens, cache = carry
         cached = 1 + self.plan.num_known + at["last_start"]
         last = functools.partial(
@@ -142,11 +196,10 @@ class _Run:
         query_column = jnp.arange(segment.query_width) < at["size"]
         columns = jnp.concatenate([context_column, query_column])
         visible = columns & self.visible(segment.context_width, segment.query_width)
-        prefix = jax.tree.map(lambda x: x[..., : segment.cache_length, :], cache)
-        in_cache = jnp.arange(segment.cache_length) < cached
+        in_cache = jnp.arange(jax.tree.leaves(cache)[0].shape[-2]) < cached
 
         answer = self.apply(
-            context, queries, visible[None], prefix, in_cache[None, None], method="step"
+            context, queries, visible[None], cache, in_cache[None, None], method="step"
         )
         cache = jax.tree.map(
             lambda whole, new: jax.lax.dynamic_update_slice_in_dim(whole, new, cached, axis=-2),

@@ -45,10 +45,13 @@ class LocalityAware:
     proximity: float | jax.Array = 1.0
     repulsion: float | jax.Array = 2.0
 
+    @property
+    def rule(self) -> locality.Rule:
+        return locality.Rule(self.proximity, self.repulsion)
+
     def draw(self, key: jax.Array, grid: Grid, group_sizes: Groups, known: Known = None):
         known = _context(grid, group_sizes, known)
-        rule = locality.Rule(self.proximity, self.repulsion)
-        return locality.draw(key, grid, group_sizes, known, rule)
+        return locality.draw(key, grid, group_sizes, known, self.rule)
 
 
 @struct.dataclass
@@ -59,20 +62,22 @@ class NearContext:
     32 steps of the paper's ablation (figure 9c) it does until the last three, then it spreads.
     """
 
+    rule = locality.Rule(proximity=0.0, repulsion=0.0)
+
     def draw(self, key: jax.Array, grid: Grid, group_sizes: Groups, known: Known = None):
         known = _context(grid, group_sizes, known)
-        rule = locality.Rule(proximity=0.0, repulsion=0.0)
-        return locality.draw(key, grid, group_sizes, known, rule)
+        return locality.draw(key, grid, group_sizes, known, self.rule)
 
 
 @struct.dataclass
 class SpreadOnly:
     """Principle 2 alone: farthest-point sampling inside each group, from a random first cell."""
 
+    rule = locality.Rule(proximity=math.inf, repulsion=0.0, scored=False)
+
     def draw(self, key: jax.Array, grid: Grid, group_sizes: Groups, known: Known = None):
         known = _context(grid, group_sizes, known)
-        rule = locality.Rule(proximity=math.inf, repulsion=0.0, scored=False)
-        return locality.draw(key, grid, group_sizes, known, rule)
+        return locality.draw(key, grid, group_sizes, known, self.rule)
 
 
 @struct.dataclass
@@ -197,6 +202,25 @@ def named(name: str, proximity: float = 1.0, repulsion: float = 2.0):
         raise InputError(f"order={name!r} must be one of {', '.join(NAMES)}.")
     thresholds = checks.number("proximity", proximity), checks.number("repulsion", repulsion)
     return LocalityAware(*map(jnp.float32, thresholds)) if name == "locality" else NAMES[name]()
+
+
+def draw_by_step(order, key: jax.Array, grid: Grid, step_of: jax.Array) -> jax.Array:
+    """What `order.draw` gives for the groups of `step_of`, which are data here.
+
+    Under vmap every order of a batch has groups of its own, as the examples of a training step do.
+
+    Args:
+      order: one of those above.
+      key: typed PRNG key.
+      grid: (h, w).
+      step_of: int32[N], non-decreasing from 0, step of each generation position; may be traced.
+
+    Returns:
+      int32[N], generation position → raster index.
+    """
+    if isinstance(order, LocalityAware | NearContext | SpreadOnly):
+        return locality.draw_by_step(key, grid, step_of, order.rule)
+    return order.draw(key, grid, (1,) * math.prod(grid))  # the same for any groups
 
 
 def _context(grid: Grid, group_sizes: Groups, known: Known) -> jax.Array:

@@ -22,14 +22,14 @@ class Segment:
         first, last: steps covered; step 0 is the prefill and belongs to no segment.
         context_width: widest preceding group, tokens that enter the cache.
         query_width: widest group, tokens that are asked for.
-        cache_length: places of the cache that any of the steps can see.
+        room: places of the cache in all of the steps, the overhang of padded writes included.
     """
 
     first: int
     last: int
     context_width: int
     query_width: int
-    cache_length: int
+    room: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +52,14 @@ class Plan:
         return sum(self.group_sizes)
 
     @property
+    def num_tokens(self) -> int:
+        """N, tokens of the whole image."""
+        return self.num_known + self.num_generated
+
+    @property
     def starts(self) -> np.ndarray:
         """int32 [S], generation position of the first token of each step."""
         return np.cumsum([0, *self.group_sizes[:-1]]).astype(np.int32)
-
-    @property
-    def cache_length(self) -> int:
-        """Places of the cache, the overhang of padded writes included."""
-        first_of_generated = 1 + self.num_known
-        ends = [
-            first_of_generated + self.starts[step - 1] + segment.context_width
-            for segment in self.segments
-            for step in range(segment.first, segment.last)
-        ]
-        return int(max(ends, default=first_of_generated))
 
     @property
     def padded_work(self) -> float:
@@ -95,12 +89,13 @@ def make_plan(group_sizes: Sequence[int], num_segments: int = 1, num_known: int 
     steps = len(sizes)
 
     def segment(first: int, last: int) -> Segment:
+        context_width = max(sizes[first - 1 : last - 1])
         return Segment(
             first=first,
             last=last,
-            context_width=max(sizes[first - 1 : last - 1]),
+            context_width=context_width,
             query_width=max(sizes[first:last]),
-            cache_length=1 + num_known + sum(sizes[: last - 2]),
+            room=1 + num_known + sum(sizes[: last - 2]) + context_width,
         )
 
     def work(first: int, last: int) -> int:

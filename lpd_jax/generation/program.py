@@ -14,7 +14,7 @@ from einops import rearrange
 
 from lpd_jax import parallel
 from lpd_jax.generation import editing
-from lpd_jax.generation.addresses import draw_orders, image_keys
+from lpd_jax.generation.addresses import given_or_drawn, image_keys
 from lpd_jax.generation.loop import generate_codes, to_raster
 from lpd_jax.generation.plan import Plan
 from lpd_jax.generation.results import Samples
@@ -96,15 +96,12 @@ def generate(
     """
     grid = decoder.config.grid
     _, token_keys = image_keys(key, indices)
-    if isinstance(order, jax.Array):
-        orders = order
-    else:
-        orders = draw_orders(order, key, indices, grid, plan.group_sizes)
+    orders = given_or_drawn(order, key, indices, grid, plan.group_sizes)
     generated = generate_codes(decoder, params[0], labels, orders, token_keys, plan, rule)
     codes = parallel.constrain_batch(to_raster(generated, orders, decoder.config.num_tokens))
-    images = jnp.zeros((len(codes), 0, 0, 3), jnp.uint8)
+    images = jnp.zeros((codes.shape[0], 0, 0, 3), jnp.uint8)
     if parts:
-        images = in_parts(functools.partial(_pixels, tokenizer, params[1], grid), parts, codes)
+        images = in_parts(functools.partial(to_pixels, tokenizer, params[1], grid), parts, codes)
     return parallel.constrain_batch(Samples(images, codes, orders))
 
 
@@ -145,7 +142,7 @@ def edit(
             decoder, params[0], codes, unknown, labels, orders, token_keys, plan, rule
         )
     codes = parallel.constrain_batch(codes)
-    images = in_parts(functools.partial(_pixels, tokenizer, params[1], grid), parts, codes)
+    images = in_parts(functools.partial(to_pixels, tokenizer, params[1], grid), parts, codes)
     return Samples(images, codes, orders)
 
 
@@ -179,7 +176,8 @@ def preview(
     return in_parts(run, parts, codes, known)
 
 
-def _pixels(
+def to_pixels(
     tokenizer: Tokenizer, params: Any, grid: tuple[int, int], codes: jax.Array
 ) -> jax.Array:
+    """Codes int32 [B, N] -> uint8 [B, H, W, 3]."""
     return to_uint8(tokenizer.apply({"params": params}, codes, grid, method="decode"))

@@ -50,6 +50,15 @@ def attend(query: jax.Array, parts: Sequence[Keys]) -> jax.Array:
     Returns:
         float [B, T, H, K] in the dtype of `query`.
     """
+    powers = _powers(query, parts)
+    total = sum(jnp.sum(power, axis=-1, dtype=jnp.float32) for power in powers)
+    answer = sum(_weighted(power, part.value) for power, part in zip(powers, parts, strict=True))
+    # Divided after the product: there are fewer numbers than there are weights.
+    return (answer / total.swapaxes(1, 2)[..., None]).astype(query.dtype)
+
+
+def _powers(query: jax.Array, parts: Sequence[Keys]) -> list[jax.Array]:
+    """Weights of each part before they are divided by their sum: [B, H, T, S], dtype of `query`."""
     scale = query.shape[-1] ** -0.5
     scores = []
     for part in parts:
@@ -59,26 +68,15 @@ def attend(query: jax.Array, parts: Sequence[Keys]) -> jax.Array:
         # Added, not selected: the gradient needs no mask, and none as large as the scores is kept.
         bias = jnp.where(part.visible, 0.0, jnp.finfo(jnp.float32).min)
         scores.append(score + jnp.expand_dims(bias, -3))
-    answer = jnp.zeros(query.shape, jnp.float32)
-    for part, weights in zip(parts, _softmax(scores), strict=True):
-        answer += jnp.einsum(
-            "bhts,bhsk->bthk",
-            weights.astype(query.dtype),
-            part.value,
-            preferred_element_type=jnp.float32,
-        )
-    return answer.astype(query.dtype)
-
-
-def _softmax(scores: Sequence[jax.Array]) -> list[jax.Array]:
-    """Softmax over the last axes of all parts as if they were one."""
-    if len(scores) == 1:
-        return [jax.nn.softmax(scores[0], axis=-1)]
-    # Joined, the odd length of all keys would be padded to a multiple of 128 on TPUs.
+    # Not joined: the odd length of all keys would be padded to a multiple of 128 on TPUs.
     highest = functools.reduce(jnp.maximum, [x.max(axis=-1, keepdims=True) for x in scores])
-    powers = [jnp.exp(x - highest) for x in scores]
-    total = sum(x.sum(axis=-1, keepdims=True) for x in powers)
-    return [x / total for x in powers]
+    highest = jax.lax.stop_gradient(highest)  # the answer does not depend on it
+    return [jnp.exp(x - highest).astype(query.dtype) for x in scores]
+
+
+def _weighted(weights: jax.Array, value: jax.Array) -> jax.Array:
+    """Weights [B, H, T, S] times values [B, H, S, K]: float32 [B, T, H, K]."""
+    return jnp.einsum("bhts,bhsk->bthk", weights, value, preferred_element_type=jnp.float32)
 
 
 @struct.dataclass
@@ -155,7 +153,15 @@ def check_kernel(kernel: str, dtype: str, platform: str) -> None:
 
 
 def _xla(query, key, value, visible):
-    return attend(query, [Keys(key.swapaxes(1, 2), value.swapaxes(1, 2), visible)])
+    """`attend` to one part; the sum of the weights is one more column of the values.
+
+    TPUs multiply 128 columns in the time of 64, and read all weights once more to sum them.
+    """
+    ones = jnp.ones((*value.shape[:-1], 1), value.dtype)
+    value = jnp.concatenate([value, ones], axis=-1).swapaxes(1, 2)
+    (power,) = _powers(query, [Keys(key.swapaxes(1, 2), value, visible)])
+    answer = _weighted(power, value)
+    return (answer[..., :-1] / answer[..., -1:]).astype(query.dtype)
 
 
 def _cudnn(query, key, value, visible):

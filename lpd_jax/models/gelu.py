@@ -1,5 +1,7 @@
 """GELU, exact in float32 and right to below a bfloat16's rounding in bfloat16."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,11 +19,28 @@ def gelu(x: jax.Array) -> jax.Array:
     polynomial takes its place, in float32: its error, at most 4e-6, drowns in the rounding of the
     result.
     """
-    if x.dtype != jnp.bfloat16:
-        return nn.gelu(x, approximate=False)
+    return nn.gelu(x, approximate=False) if x.dtype != jnp.bfloat16 else _narrow(x)
+
+
+@jax.custom_jvp
+def _narrow(x: jax.Array) -> jax.Array:
     wide = x.astype(jnp.float32)
-    square = wide * wide
+    return (wide * _phi(wide)).astype(x.dtype)
+
+
+@_narrow.defjvp
+def _slope(primals, tangents):
+    """By Phi(x) + x phi(x), of which the bell costs less than a derivative of the series."""
+    (x,), (tangent,) = primals, tangents
+    wide = x.astype(jnp.float32)
+    phi, bell = _phi(wide), jnp.exp(-0.5 * wide * wide) / math.sqrt(2 * math.pi)
+    slope = (phi + wide * bell) * tangent.astype(jnp.float32)
+    return (wide * phi).astype(x.dtype), slope.astype(x.dtype)
+
+
+def _phi(x: jax.Array) -> jax.Array:
+    square = x * x
     series = _COEFFICIENTS[-1]
     for coefficient in _COEFFICIENTS[-2::-1]:
         series = series * square + coefficient
-    return (0.5 * wide * (1 + jnp.tanh(wide * series))).astype(x.dtype)
+    return 0.5 * (1 + jnp.tanh(x * series))

@@ -20,12 +20,13 @@ from lpd_jax.generation.schedule import Schedule
 from lpd_jax.models.decoder import Decoder
 from lpd_jax.models.tokenizer import Tokenizer
 from lpd_jax.sampler import checks, loading
+from lpd_jax.sampler.appearing import live, replay
 from lpd_jax.sampler.defaults import Defaults, Guidance, left_out
-from lpd_jax.sampler.replay import replay
 from lpd_jax.sampler.stream import Batches, Take
 
 Label = int | str
 Program = Callable[[Take, int], Samples]
+Given = Callable[[Take], tuple[Any, ...]]  # labels, indices, key and order, on the devices
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -117,17 +118,40 @@ class Sampler:
         temperature: float | None = None,
         order: Any = None,
         seed: int = 0,
+        images: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+        every: int = 1,
+        segments: int = 1,
         cover: bool = True,
     ) -> Iterator[Partial]:
-        """The images of `sampler(labels, ...)` after each step; see `replay`.
+        """The images of `sampler(labels, ...)` while they are made, the finished ones last.
 
-        The steps are one XLA program, which ends before the first image appears: that is how the
-        last image is exactly the one that the same call without `stream` gives.
+        Each step is a program (`lpd_jax.generation.stepwise`) that runs while the images of the one
+        before arrive. To look at unfinished images costs what the VQ decoder costs, each time.
+
+        Args:
+            labels, steps, guidance, temperature, order, seed: as in a call of the sampler.
+            images, mask: as in `edit`, with as many masked cells in every image, at least one.
+            every: steps from one look to the next.
+            segments: as in `sample`.
+            cover: as in `replay`.
+
+        Yields:
+            A `Partial` for what was known from the start, if anything was, one after each `every`
+            steps, and the finished images, equal to those of the one program to the bit.
+
+        Raises:
+            InputError: as `sample` and `edit`; by the call itself.
         """
-        sizes, rule = self._sizes(steps), self.defaults.rule(guidance, temperature)
-        samples = self.sample(labels, sizes, order, rule, seed=seed)
-        step_map = np.asarray(self.schedule(samples, sizes).step_map)
-        return self.replay(samples.images, samples.codes, step_map, cover=cover)
+        rule = self._rule(self.defaults.rule(guidance, temperature))
+        every, segments = whole("every", every, 1), whole("segments", segments, 1)
+        count, given = self._given(labels, order, seed)
+        sizes, edited = self._sizes(steps), ()
+        if images is not None or mask is not None:
+            edited = self._cells(images, mask, count)
+            sizes = self._edit_sizes(editing.same_count(edited[1]), len(sizes))
+        plan = make_plan(sizes, segments, self.decoder.config.num_tokens - sum(sizes))
+        return live(self._networks, given, edited, plan, rule, self._batches(), count, every, cover)
 
     def replay(
         self, images: np.ndarray, codes: np.ndarray, step_map: np.ndarray, *, cover: bool = True
@@ -221,9 +245,8 @@ class Sampler:
         `pixels` images are left out, of sides 0, and their codes alone are made.
 
         Yields:
-            For each batch the rows (places in `labels`) and images that the devices of this process
-            hold, which no other process yields. A process may hold none of a batch. Nothing is sent
-            between processes, and all of them take as many batches.
+            For each batch the rows (places in `labels`) and images that this process's devices
+            hold, perhaps none. No other yields them, nothing is sent, and all take as many batches.
         """
         batches = self._batches(batch_size, "sample" * progress)
         rows, program = self._generation(
@@ -235,21 +258,32 @@ class Sampler:
         self, labels, group_sizes, order, rule, seed, first_index, segments, pixels=True
     ) -> tuple[np.ndarray, Program]:
         """Checks; returns the rows to generate, and the program that does."""
-        labels = self._labels(labels)
-        first_index = checks.index(first_index, len(labels))
-        order, rule = self._order(order, len(labels), first_index), self._rule(rule)
-        sizes = self._sizes() if group_sizes is None else group_sizes
+        count, given = self._given(labels, order, seed, first_index)
+        rule, sizes = self._rule(rule), self._sizes() if group_sizes is None else group_sizes
         sizes = checks.group_sizes(sizes, self.decoder.config.num_tokens)
         plan = make_plan(sizes, whole("segments", segments, 1))
-        key, rows = jax.random.key(check_seed(seed)), np.arange(len(labels), dtype=np.int32)
-        indices = first_index + rows
 
         def program(take: Take, parts: int) -> Samples:
-            of_images = take(labels), take(indices)
-            parts = parts if pixels else 0
-            return generate(*self._networks, *of_images, key, take(order), plan, rule, parts)
+            return generate(*self._networks, *given(take), plan, rule, parts * pixels)
 
-        return rows, program
+        return np.arange(count), program
+
+    def _given(self, labels, order, seed, first_index=0) -> tuple[int, Given]:
+        """Checks; returns how many images are asked for, and what the programs take of them."""
+        config, chosen = self.decoder.config, self.defaults
+        labels = checks.labels(labels, self.class_names, config.num_classes, self.guidable)
+        first_index = checks.index(first_index, len(labels))
+        order = checks.order(
+            chosen.order if order is None else order,
+            len(labels),
+            config.num_tokens,
+            first_index,
+            proximity=chosen.proximity,
+            repulsion=chosen.repulsion,
+        )
+        key = jax.random.key(check_seed(seed))
+        indices = first_index + np.arange(len(labels), dtype=np.int32)
+        return len(labels), lambda take: (take(labels), take(indices), key, take(order))
 
     def edit(
         self,
@@ -298,32 +332,30 @@ class Sampler:
             rule = self.defaults.rule(guidance, temperature)
         elif not left_out(guidance) or temperature is not None:
             raise InputError("edit takes guidance and temperature, or a rule that holds both.")
-        grid, num_tokens = self.decoder.config.grid, self.decoder.config.num_tokens
-        labels, rule = self._labels(labels), self._rule(rule)
-        images = checks.images(images, len(labels), self.image_size)
-        unknown = editing.unknown_cells(mask, len(images), grid, self.image_size)
-        first_index = checks.index(first_index, len(labels))
-        order = self._order(order, len(labels), first_index)
-        steps = len(self._sizes(steps))
-        kind = self.defaults.group_schedule if group_schedule is None else group_schedule
-        units, indices = pixels.to_unit(images), first_index + np.arange(len(images))
-        key, segments = jax.random.key(check_seed(seed)), whole("segments", segments, 1)
-        batch_size, parts = checks.batch_size(batch_size), []
-        for count, rows in editing.by_count(unknown):
-            sizes = editing.group_sizes(count, num_tokens, steps, kind)
-            plan = make_plan(sizes, segments, num_tokens - count) if sizes else None
+        rule, (count, given) = self._rule(rule), self._given(labels, order, seed, first_index)
+        units, unknown = self._cells(images, mask, count)
+        segments, batch_size = whole("segments", segments, 1), checks.batch_size(batch_size)
+        steps, parts = len(self._sizes(steps)), []
+        for cells, rows in editing.by_count(unknown):
+            sizes = self._edit_sizes(cells, steps, group_schedule)
+            plan = make_plan(sizes, segments, unknown.shape[1] - cells) if sizes else None
 
             def program(take, parts, plan=plan):
-                of_images = take(units), take(unknown), take(labels), take(indices)
-                return edit(*self._networks, *of_images, key, take(order), plan, rule, parts)
+                arrays = take(units), take(unknown), *given(take)
+                return edit(*self._networks, *arrays, plan, rule, parts)
 
-            batches = self._batches(batch_size, f"edit {count} cells" * progress)
+            batches = self._batches(batch_size, f"edit {cells} cells" * progress)
             parts.append((rows, sizes, batches.everywhere(rows, program)))
-        edits = join_edits(parts, grid)
+        edits = join_edits(parts, self.decoder.config.grid)
         if keep_pixels:
             pasted = pixels.paste(images, edits.images, edits.step_map >= 0)
             edits = dataclasses.replace(edits, images=pasted)
         return edits
+
+    def _cells(self, images, mask, count) -> tuple[np.ndarray, np.ndarray]:
+        """Checks; images to edit float32 [B, H, W, 3] in [-1, 1], and bool [B, N] to generate."""
+        images, grid = checks.images(images, count, self.image_size), self.decoder.config.grid
+        return pixels.to_unit(images), editing.unknown_cells(mask, count, grid, self.image_size)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -357,24 +389,12 @@ class Sampler:
         size = checks.batch_size(batch_size)
         return Batches(self.mesh, self.rules, self.image_size, size, progress)
 
-    def _labels(self, labels: Any) -> np.ndarray:
-        return checks.labels(
-            labels, self.class_names, self.decoder.config.num_classes, self.guidable
-        )
-
-    def _order(self, order: Any, count: int, first_index: int) -> Any:
-        chosen = self.defaults
-        return checks.order(
-            chosen.order if order is None else order,
-            count,
-            self.decoder.config.num_tokens,
-            first_index,
-            proximity=chosen.proximity,
-            repulsion=chosen.repulsion,
-        )
-
     def _rule(self, rule: SamplingRule | None) -> SamplingRule:
         return checks.rule(self.defaults.rule() if rule is None else rule, self.guidable)
 
     def _sizes(self, steps: int | None = None) -> tuple[int, ...]:
         return self.defaults.sizes(self.decoder.config.num_tokens, steps)
+
+    def _edit_sizes(self, cells: int, steps: int, kind: str | None = None) -> tuple[int, ...]:
+        kind = self.defaults.group_schedule if kind is None else kind
+        return editing.group_sizes(cells, self.decoder.config.num_tokens, steps, kind)

@@ -53,20 +53,12 @@ class Batches:
             collect: gets the rows of a batch and what the program returned for them. The last
                 batch is padded: its results have more rows, at the end.
         """
-        ways = parallel.batch_ways(self.mesh)
-        size = ways * math.ceil(min(self.batch_size or len(rows), len(rows)) / ways)
-        parts, place = tokenizer_parts(size, ways, self.image_size), self._place
+        size = self._size(len(rows))
         starts = range(0, len(rows), size)
         for start in tqdm(starts, self.progress, unit="batch", disable=not self.progress):
             # The last batch wraps around, so that every batch has one shape.
-            taken = rows[np.arange(start, start + size) % len(rows)]
-
-            def take(x, taken=taken):
-                return jax.device_put(x[taken], place) if isinstance(x, np.ndarray) else x
-
-            # Only around the program: between batches the caller's own mesh is in force.
-            with parallel.use(self.mesh, self.rules):
-                results = [program(take, parts)]
+            take = self._taker(rows[np.arange(start, start + size) % len(rows)])
+            results = [self.on_devices(program, take, self._parts(size))]
             # Without a name here, which would keep them on the devices beside the next batch's.
             yield collect(rows[start : start + size], results.pop())
 
@@ -95,6 +87,28 @@ class Batches:
             return Batch(rows[held[inside]], *(x[inside] for x in (images, codes, orders)))
 
         return self.run(rows, program, collect)
+
+    def whole(self, count: int) -> tuple[Take, int]:
+        """`take` and `parts`, see `run`, of `count` rows as one batch."""
+        size = self._size(count)
+        return self._taker(np.arange(size) % count), self._parts(size)
+
+    def on_devices(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(*args)` with the mesh in force, which elsewhere is the caller's own."""
+        with parallel.use(self.mesh, self.rules):
+            return function(*args)
+
+    def _size(self, count: int) -> int:
+        """Rows of a batch: as many for every device."""
+        ways = parallel.batch_ways(self.mesh)
+        return ways * math.ceil(min(self.batch_size or count, count) / ways)
+
+    def _parts(self, size: int) -> int:
+        return tokenizer_parts(size, parallel.batch_ways(self.mesh), self.image_size)
+
+    def _taker(self, taken: np.ndarray) -> Take:
+        place = self._place
+        return lambda x: jax.device_put(x[taken], place) if isinstance(x, np.ndarray) else x
 
     @property
     def _place(self) -> jax.sharding.NamedSharding:

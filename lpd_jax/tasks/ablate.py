@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -28,14 +29,14 @@ from lpd_jax.evaluation import summary
 from lpd_jax.evaluation.judge import Judge, fit_judge, look_at
 from lpd_jax.models.tokenizer import TokenizerConfig
 from lpd_jax.sampler import Sampler, draw_orders
-from lpd_jax.tasks import build, check, encode, train, train_tokenizer
+from lpd_jax.tasks import build, check, encode, scoring, train, train_tokenizer
 from lpd_jax.tasks.workdir import claim, digest, done, plain, read_json, write_json, writing
 from lpd_jax.trained import load_tokenizer
 from lpd_jax.viz import plots
 
 _LOG = logging.getLogger(__name__)
 
-METRICS = ("class_accuracy", "frechet_ratio")
+METRICS = ("class_accuracy", "frechet_ratio", "nll_bits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,10 +208,11 @@ def _measure(config: ConfigDict, workdir: storage.Path, missing: list[Variant]) 
     splits = (build.labelled_images(config.data, split, most) for split in ("train", "heldout"))
     judge = fit_judge(*splits)
     floor = judge.frechet_floor(len(judge.heldout_labels))
+    codes = _codes(config, workdir, judge)
     progress = tqdm(missing, config.ablation.name, unit="variant", dynamic_ncols=True)
     for variant, sampler in _with_models(config, workdir, progress):
         start = time.perf_counter()
-        figures = _figures(variant, sampler, judge)
+        figures = _figures(variant, sampler, judge, codes)
         figures["frechet_ratio"] = figures["frechet"] / floor
         figures["seconds"] = round(time.perf_counter() - start, 2)
         if jax.process_index() == 0:
@@ -266,13 +268,34 @@ def _share(config: ConfigDict, source: storage.Path, directory: storage.Path) ->
         checkpoint.save_model(directory / "tokenizer/model", about, params)
 
 
-def _figures(variant: Variant, sampler: Sampler, judge: Judge) -> dict[str, float]:
-    """One image for each held-out image, of its class, against the held-out images."""
+def _codes(config: ConfigDict, workdir: storage.Path, judge: Judge) -> dict[str, np.ndarray] | None:
+    """Codes of the judge's held-out images; None where there are none."""
+    place = storage.path(config.checkpoint or workdir) / "tokenizer/model"
+    about = distributed.decided(lambda: checkpoint.read_model_json(place, "tokenizer"))
+    found = scoring.heldout_codes(config, workdir, about["fingerprint"])
+    if found is None:
+        _LOG.info("ablate: no codes of this tokenizer are at hand, so nll_bits is left out")
+    elif not np.array_equal(found["label"], judge.heldout_labels):
+        raise InputError(
+            "the held-out images are not those that were encoded; put them back as they were, or "
+            "encode them into a new --workdir."
+        )
+    return found
+
+
+def _figures(
+    variant: Variant, sampler: Sampler, judge: Judge, codes: dict[str, np.ndarray] | None
+) -> dict[str, float | None]:
+    """One image for each held-out image, of its class, against the held-out images.
+
+    `nll_bits` is of the codes of the held-out images, each in the order of its generated image.
+    """
     section, seed, labels = variant.config.sample, variant.config.seed, judge.heldout_labels
     network = sampler.decoder.config
     group_sizes = build.group_sizes(section, network.num_tokens)
-    order = None
-    if not section.order_file:
+    if section.order_file:
+        order = build.order(section)
+    else:
         # Orders as an array, so that all of them share the program of their group sizes.
         indices, key = jax.numpy.arange(len(labels)), jax.random.key(seed)
         order = jax.device_get(
@@ -280,9 +303,14 @@ def _figures(variant: Variant, sampler: Sampler, judge: Judge) -> dict[str, floa
         )
     batches = build.batches(variant.config, section, sampler, labels, orders_given=order)
     looks, _ = look_at(judge, batches)
+    bits = None
+    if codes is not None:
+        own = order[: len(labels)]
+        bits = scoring.nll_bits(sampler, codes, own, group_sizes, section.batch_size)
     return {
         "class_accuracy": judge.class_accuracy(looks, labels),
         "frechet": judge.frechet(looks),
+        "nll_bits": bits,
         "count": len(labels),
     }
 
@@ -290,11 +318,13 @@ def _figures(variant: Variant, sampler: Sampler, judge: Judge) -> dict[str, floa
 def _summarise(directory: storage.Path, section: ConfigDict, variants: list[Variant]) -> None:
     """Table and plot of the results that are there."""
     done = [variant.file for variant in variants if variant.file.is_file()]
-    rows = summary.summarise([read_json(file, f"{file} is gone.") for file in done], METRICS)
-    tables = [summary.markdown_table(rows, metric, section.x) for metric in METRICS]
+    found = [read_json(file, f"{file} is gone.") for file in done]
+    metrics = [m for m in METRICS if any(result.get(m) is not None for result in found)]
+    rows = summary.summarise(found, metrics)
+    tables = [summary.markdown_table(rows, metric, section.x) for metric in metrics]
     head = f"# {section.name}\n\n{len(done)} of {len(variants)} results, mean ± standard error.\n\n"
     storage.write_text(directory / "table.md", head + "\n".join(tables))
-    storage.write_text(directory / "table.csv", summary.csv_table(rows, METRICS, section.x))
-    figure = plots.error_bars(rows, METRICS, summary.axis(rows), section.x)
+    storage.write_text(directory / "table.csv", summary.csv_table(rows, metrics, section.x))
+    figure = plots.error_bars(rows, metrics, summary.axis(rows), section.x)
     plots.save(figure, directory / "plot.png", dpi=100)
     _LOG.info("ablate: %d of %d results in %s", len(done), len(variants), directory)

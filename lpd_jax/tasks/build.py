@@ -12,13 +12,14 @@ from ml_collections import ConfigDict
 
 from lpd_jax import checkpoint, distributed, parallel, storage
 from lpd_jax.errors import InputError
-from lpd_jax.generation import groups, orders, schedule
+from lpd_jax.generation import groups, mixture, orders, schedule
 from lpd_jax.generation.results import Batch
 from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 from lpd_jax.sampler import Sampler, Samples
 from lpd_jax.sampler.checks import labels as check_labels
 from lpd_jax.training.loop import LoopConfig
+from lpd_jax.training.objectives import DrawOrder, uniform_order
 from lpd_jax.training.optimizer import OptimizerConfig
 
 
@@ -337,6 +338,22 @@ def steps_of(config: ConfigDict, num_tokens: int) -> np.ndarray:
             for steps in config.schedules
         ]
     )
+
+
+def training_order(config: ConfigDict, grid: tuple[int, int]) -> DrawOrder:
+    """What draws the orders of the examples, as the section `train` says.
+
+    Raises:
+        InputError: there is no such order, or the weights are not shares of them.
+    """
+    names = tuple(config.orders)
+    if not names:
+        raise InputError("train.orders is empty; name at least one order, such as random.")
+    shares = mixture.check_weights(config.order_weights, names)
+    chosen = [orders.named(name, config.proximity, config.repulsion) for name in names]
+    if set(names) == {"random"}:
+        return uniform_order
+    return mixture.mixture(chosen, shares, grid)
 
 
 def _pick(kind: type, config: ConfigDict) -> dict[str, Any]:

@@ -167,6 +167,8 @@ def _training(config: ConfigDict, num_tokens: int | None) -> None:
         raise InputError("train.schedules is empty; give numbers of steps, such as 64,16,8.")
     for steps in section.schedules:
         checks.whole("train.schedules", steps, 1)
+    with _in("train.orders"):
+        build.training_order(section, (1, 1))
     if num_tokens is not None:
         with _in("train.schedules"):
             build.steps_of(section, num_tokens)

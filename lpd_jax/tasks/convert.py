@@ -15,7 +15,6 @@ heads are then width / 64 unless `convert.heads` says otherwise, groups of the n
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -186,8 +185,7 @@ def _import(
 ) -> None:
     """Writes the model directory of what `convert` returns, unless it is there already."""
     directory = workdir / about["kind"]
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = storage.sha256(path)
     settings = {"converted": {"sha256": sha256}, **about}
     kind = DecoderConfig if about["kind"] == "decoder" else TokenizerConfig
     defaults = {"config": plain(kind())}  # of fields that came after a conversion

@@ -24,7 +24,7 @@ from lpd_jax.errors import InputError
 from lpd_jax.evaluation import report, scores
 from lpd_jax.evaluation.figures import DIGITS_BARS
 from lpd_jax.evaluation.published import published
-from lpd_jax.tasks import build, judging, measuring, reconstructing, results
+from lpd_jax.tasks import build, judging, measuring, reconstructing, results, scoring
 from lpd_jax.tasks.workdir import alone, claim, plain, read_seconds, timed, writing
 from lpd_jax.viz import images as pictures
 
@@ -63,12 +63,16 @@ def run(config: ConfigDict, workdir: storage.Where) -> dict:
         "bars": DIGITS_BARS if config.data.source == "digits" else {},
         "model": about.get("identity", ""),
     }
+    likelihood = scoring.newest(workdir, about["identity"]) if about else None
+    if likelihood:
+        full["likelihood"] = json.loads((likelihood / scoring.LIKELIHOOD).read_text())
     if jax.process_index() == 0:
         sheet = directory / "generated.png"
         with writing(directory):
             pictures.save_png(pictures.grid(images, 20, max(1, 64 // images.shape[1])), sheet)
             for place in (directory, workdir / "report"):
-                report.write_report(place, full, _pictures(workdir, sheet, bool(about)))
+                shown = _pictures(workdir, sheet, likelihood) if about else {"Images": sheet}
+                report.write_report(place, full, shown)
     return full
 
 
@@ -162,11 +166,9 @@ def _evaluation(
 
 
 def _pictures(
-    workdir: storage.Path, sheet: storage.Path, generated: bool
+    workdir: storage.Path, sheet: storage.Path, likelihood: storage.Path | None
 ) -> dict[str, storage.Path]:
-    """Caption -> picture, for those that exist; those of this workdir if its model was judged."""
-    if not generated:
-        return {"Images": sheet}
+    """Caption -> picture, for those that exist."""
     newest = sorted((workdir / "samples").glob("[!.]*/samples.png"), key=storage.modified)
     found = {"Generated images": sheet}
     if newest:
@@ -176,6 +178,8 @@ def _pictures(
             "The same, animated": newest[-1].with_name("generation.gif"),
             "Order of generation": newest[-1].with_name("order.png"),
         }
+    if likelihood:
+        found["Bits per token by order and steps"] = likelihood / "bits.png"
     found |= {
         "Training of the decoder": workdir / "decoder/curves.png",
         "Held-out images and what the tokenizer makes of them": workdir

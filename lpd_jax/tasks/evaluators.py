@@ -54,14 +54,14 @@ def of(
 
 def losses(config: ConfigDict, network: Decoder, codes: storage.Path) -> Heldout:
     """Losses of all held-out images; the first view of each, which is not flipped."""
-    arrays = code_dataset.load_codes(codes, "heldout")
     return heldout_losses(
         network,
-        {"codes": arrays["codes"][:, 0], "label": arrays["label"]},
+        code_dataset.first_views(codes, "heldout"),
         batch_size=config.train.batch_size,
         key=jax.random.key(config.seed),
         mesh=build.mesh(config),
         chunk=config.train.loss_chunk,
+        draw_order=build.training_order(config.train, network.config.grid),
     )
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from lpd_jax import parallel, storage
 from lpd_jax.errors import InputError
-from lpd_jax.evaluation.likelihood import Bits, Score, difference, score
+from lpd_jax.evaluation.likelihood import Bits, Score, by_order, difference, score
 from lpd_jax.generation import groups, orders
 from lpd_jax.generation.groups import step_of
 from lpd_jax.sampler import draw_orders
@@ -30,7 +30,7 @@ from lpd_jax.viz import likelihood as pictures
 from lpd_jax.viz import plots
 
 _LOG = logging.getLogger(__name__)
-LAST = "likelihood.json"  # the file that says that a directory is complete
+LAST = scoring.LIKELIHOOD  # says that a directory is complete
 
 
 class Schedule(NamedTuple):
@@ -168,19 +168,13 @@ def _plain(value: Any) -> Any:
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Markdown: a line for each order, a column for each number of steps, the best in bold."""
-    steps = sorted({row["steps"] for row in found}, reverse=True)
-    named = {}
-    for row in found:
-        label = row["order"] if row["repulsion"] is None else f"{row['order']} {row['repulsion']:g}"
-        named.setdefault(label, {})[row["steps"]] = row["bits_per_token"]
-    best = {n: min(own[n] for own in named.values() if n in own) for n in steps}
-    lines = [f"| order \\ steps | {' | '.join(map(str, steps))} |", "|---" * (len(steps) + 1) + "|"]
-    for label, own in named.items():
-        texts = (f"{own[n]:.3f}" if n in own else "" for n in steps)
-        pairs = zip(steps, texts, strict=True)
-        cells = (f"**{text}**" if own.get(n) == best[n] else text for n, text in pairs)
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    head, lines = by_order(found, "**{}**")
+    rule = "|---" * len(head) + "|"
+    return "\n".join([_line(head), rule, *map(_line, lines)]) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _write(

@@ -20,7 +20,7 @@ from lpd_jax.evaluation.looking import Extractor, FeatureNetwork, Look
 from lpd_jax.evaluation.moments import Moments
 from lpd_jax.evaluation.reference import Reference
 from lpd_jax.evaluation.units import Units, fill
-from lpd_jax.models.tokenizer import to_uint8
+from lpd_jax.models.tokenizer import Tokenizer, to_uint8
 from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import build, results
 from lpd_jax.tasks.workdir import digest, writing
@@ -122,13 +122,19 @@ def decoder_of_codes(sampler: Sampler) -> Extractor:
 
     The program that generates decodes a batch of any size, and that can move a pixel by one level.
     """
-    tokenizer, grid = sampler.tokenizer, sampler.decoder.config.grid
+    apply = _decoding(sampler.tokenizer, sampler.decoder.config.grid)
+    params = jax.device_get(sampler.tokenizer_params)
+    return Extractor(FeatureNetwork("tokenizer", "", apply, params), DECODED)
+
+
+@functools.cache
+def _decoding(tokenizer: Tokenizer, grid: tuple[int, int]) -> Callable[[Any, jax.Array], Decoded]:
+    """One function for a tokenizer: jax compiles another again, although it does the same."""
 
     def apply(params: Any, codes: jax.Array) -> Decoded:
         return Decoded(to_uint8(tokenizer.apply({"params": params}, codes, grid, method="decode")))
 
-    params = jax.device_get(sampler.tokenizer_params)
-    return Extractor(FeatureNetwork("tokenizer", "", apply, params), DECODED)
+    return apply
 
 
 def developed(batches: Iterable[Any], decode: Extractor) -> Iterator[image_sets.Batch]:

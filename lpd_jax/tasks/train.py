@@ -164,7 +164,13 @@ def _train(
     )
     part = Part(
         lambda key: init_decoder(network, key),
-        decoder_loss(network, steps_of, section.label_drop, section.loss_chunk),
+        decoder_loss(
+            network,
+            steps_of,
+            section.label_drop,
+            section.loss_chunk,
+            build.training_order(section, network.config.grid),
+        ),
         build.optimizer(section),
         section.ema_decay,
         initial=initial,

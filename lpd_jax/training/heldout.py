@@ -14,7 +14,7 @@ import numpy as np
 
 from lpd_jax import distributed, parallel
 from lpd_jax.models.decoder import Decoder
-from lpd_jax.training.objectives import decoder_losses
+from lpd_jax.training.objectives import DrawOrder, decoder_losses, uniform_order
 
 # (params, steps_of int32 [R, N]) -> float64 [M], the loss of every image.
 Heldout = Callable[[Any, np.ndarray], np.ndarray]
@@ -28,6 +28,7 @@ def heldout_losses(
     key: jax.Array,
     mesh: jax.sharding.Mesh,
     chunk: int = 0,
+    draw_order: DrawOrder = uniform_order,
 ) -> Heldout:
     """Losses per token of held-out images, each in an order that its index and `key` decide.
 
@@ -38,7 +39,7 @@ def heldout_losses(
             losses do not depend on it.
         key: of the orders, and of the schedule of each image where there are several.
         mesh: devices. The result is called within `parallel.use` of it, in all processes.
-        chunk: as in `decoder_loss`.
+        chunk, draw_order: as in `decoder_loss`.
     """
     network = Decoder(dataclasses.replace(decoder.config, dropout=0.0))
     count, ways = len(images["label"]), parallel.batch_ways(mesh)
@@ -48,7 +49,8 @@ def heldout_losses(
     @jax.jit
     def run(params, batch, steps_of):
         index = batch["index"]
-        return decoder_losses(network, steps_of, chunk)(params, batch, key, index)
+        losses = decoder_losses(network, steps_of, chunk, draw_order)
+        return losses(params, batch, key, index)
 
     def losses(params, steps_of):
         found = []

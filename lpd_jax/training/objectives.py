@@ -15,14 +15,27 @@ from lpd_jax.models.decoder import Decoder
 from lpd_jax.models.tokenizer import Tokenizer
 from lpd_jax.training.step import LossFn
 
+# (key, step_of int32 [N]) -> int32 [N]: an order for the groups of `step_of`.
+DrawOrder = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def uniform_order(key: jax.Array, step_of: jax.Array) -> jax.Array:
+    """A uniformly random permutation, whatever the groups: the paper's training scheme."""
+    return jax.random.permutation(key, len(step_of))
+
 
 def decoder_loss(
-    decoder: Decoder, steps_of: jax.Array, label_drop: float, chunk: int = 0
+    decoder: Decoder,
+    steps_of: jax.Array,
+    label_drop: float,
+    chunk: int = 0,
+    draw_order: DrawOrder = uniform_order,
 ) -> LossFn:
     """The training scheme of the paper (section 3.1; official `LPD.forward`).
 
-    Every example of every step draws a uniformly random order, one of the schedules of group
-    sizes, and whether its label is dropped, all addressed by its place in the global batch.
+    Every example of every step draws one of the schedules of group sizes, an order (a uniformly
+    random one in the paper), and whether its label is dropped, all addressed by its place in the
+    global batch.
 
     Args:
         decoder: the network.
@@ -30,6 +43,7 @@ def decoder_loss(
         label_drop: probability of training an example without its class.
         chunk: tokens of each image whose logits [B, chunk, V] are in memory at once (they are
             computed again for the gradient); a divisor of N, or 0 for all of them.
+        draw_order: of an example, for the groups that it has drawn; jittable, under vmap.
 
     Returns:
         (params, batch, key, place, state) -> (loss, metrics), for batches of `codes` int32 [B, N]
@@ -38,7 +52,7 @@ def decoder_loss(
     Raises:
         InputError: the tokens do not divide into such chunks.
     """
-    sums = _decoder_sums(decoder, steps_of, label_drop, chunk)
+    sums = _decoder_sums(decoder, steps_of, label_drop, chunk, draw_order)
 
     def loss_fn(params, batch, key, place=None, state=None):
         del state
@@ -49,14 +63,19 @@ def decoder_loss(
     return loss_fn
 
 
-def decoder_losses(decoder: Decoder, steps_of: jax.Array, chunk: int = 0) -> Callable:
+def decoder_losses(
+    decoder: Decoder,
+    steps_of: jax.Array,
+    chunk: int = 0,
+    draw_order: DrawOrder = uniform_order,
+) -> Callable:
     """The loss of `decoder_loss` without dropout of labels, of each image by itself.
 
     Returns:
         (params, batch, key, index) -> float32 [B], mean cross-entropy of an image's tokens.
         Image i draws from `fold_in(key', index[i])`, so that its loss is the same in any batch.
     """
-    sums = _decoder_sums(decoder, steps_of, 0.0, chunk, axis=1)
+    sums = _decoder_sums(decoder, steps_of, 0.0, chunk, draw_order, axis=1)
 
     def losses(params, batch, key, index):
         return sums(params, batch, key, index)[0] / batch["codes"].shape[1]
@@ -64,7 +83,9 @@ def decoder_losses(decoder: Decoder, steps_of: jax.Array, chunk: int = 0) -> Cal
     return losses
 
 
-def _decoder_sums(decoder: Decoder, steps_of, label_drop, chunk, axis=None) -> Callable:
+def _decoder_sums(
+    decoder: Decoder, steps_of, label_drop, chunk, draw_order: DrawOrder, axis=None
+) -> Callable:
     """(params, batch, key, place) -> cross-entropy and hits, summed over all tokens or an axis."""
     num_classes = decoder.config.num_classes
     steps_of = jnp.asarray(steps_of)
@@ -76,10 +97,9 @@ def _decoder_sums(decoder: Decoder, steps_of, label_drop, chunk, axis=None) -> C
 
     def draw(key, label):
         order_key, schedule_key, drop_key = jax.random.split(key, 3)
-        order = jax.random.permutation(order_key, steps_of.shape[1])
-        schedule = jax.random.randint(schedule_key, (), 0, len(steps_of))
+        step_of = steps_of[jax.random.randint(schedule_key, (), 0, len(steps_of))]
         dropped = jax.random.bernoulli(drop_key, label_drop)
-        return order, steps_of[schedule], jnp.where(dropped, num_classes, label)
+        return draw_order(order_key, step_of), step_of, jnp.where(dropped, num_classes, label)
 
     def sums(params, batch, key, place):
         place = jnp.arange(batch["label"].shape[0]) if place is None else place

@@ -23,6 +23,15 @@ REPORT = {
         "good|ish": {"count": 3, "accuracy": 1.0, "heldout_accuracy": 1.0},
         "<bad>": {"count": 4, "accuracy": 0.25, "heldout_accuracy": NAN},
     },
+    "likelihood": [
+        {"order": order, "repulsion": value, "steps": n, "bits_per_token": bits, "images": 9}
+        for order, value, n, bits in (
+            ("locality", 2.0, 64, 2.5),
+            ("locality", 2.0, 6, 2.75),
+            ("random", None, 64, 2.25),
+            ("random", None, 6, 2.8125),
+        )
+    ],
     "bars": DIGITS_BARS,
     "seconds": {"train": 12.5},
     "device": "cpu <two cores>",
@@ -85,11 +94,14 @@ def test_markdown_has_figures_classes_settings_then_pictures(written):
         "Tokenizer",
         "Samples",
         "Classes",
+        "Likelihood: bits per token of 9 held-out images by order and steps (* least)",
         "Settings",
         "Samples & more",
     ]
     assert "| PSNR | 28.2 dB | ≥ 26.0 dB | good | held-out images" in text
     assert text.index("| <bad> | 4 | 25.0 % | - |") < text.index("| good\\|ish | 3 | 100.0 %")
+    assert "| order \\ steps | 64 | 6 |\n| --- | ---: | ---: |" in text
+    assert "| locality 2 | 2.500 | 2.750 * |\n| random | 2.250 * | 2.812 |" in text
     assert "| order | locality |" in text and "| top_k | 0 |" in text
     assert "quantize" not in text and "labels" not in text
     assert "| seconds.train | 12.5 |" in text
@@ -105,7 +117,7 @@ def test_html_stands_alone_and_begins_with_the_figures(written):
     assert not re.search(r"(src|href)=\"(?!data:)", text)
     assert text.index("28.2 dB") < text.index("<td>&lt;bad&gt;") < text.index("<img")
     assert '<td class="short">short</td>' in text and '<td class="good">good</td>' in text
-    assert text.count("<tr>") == text.count("</tr>") and text.count("<table>") == 4
+    assert text.count("<tr>") == text.count("</tr>") and text.count("<table>") == 5
 
 
 def test_of_many_classes_the_worst_are_shown(tmp_path):
@@ -144,6 +156,7 @@ def test_the_table_is_short_rounded_and_aligned():
         "Fréchet distance      3.65         1.65",
         "Fréchet over floor    2.21               ≤ 2.5     good",
         "",
+        "likelihood of 9 held-out images: 2.250 bits per token at best (random, 64 steps)",
         "worst of 2 classes: <bad> 25.0 %, good|ish 100.0 %",
     ]
 

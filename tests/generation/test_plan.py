@@ -21,8 +21,9 @@ def test_segments_cover_the_steps_with_room_for_each(sizes, count):
             assert sizes[step] <= segment.query_width
             assert sizes[step - 1] <= segment.context_width
             cached = 1 + 3 + sum(sizes[: step - 1])
-            assert cached <= segment.cache_length
-            assert cached + segment.context_width <= plan.cache_length
+            assert cached + segment.context_width <= segment.room
+        last = 1 + 3 + sum(sizes[: segment.last - 2])
+        assert segment.room == last + segment.context_width
     assert plan.num_generated == sum(sizes)
 
 

@@ -33,25 +33,46 @@ def test_gelu_in_float32_is_the_exact_one():
     np.testing.assert_allclose(gelu(x), np.asarray(x) * ndtr(np.asarray(x)), rtol=0, atol=1e-6)
 
 
-def test_draws_are_uniform_and_independent():
-    """Of units, of images, of the four fields of one evaluation, and of keys."""
+def test_draws_are_uniform():
+    """By each of their bytes."""
     x = np.asarray(draws(jax.random.key(0), (8, 64, 512)))
-    counts = np.bincount(x.ravel() >> 8, minlength=256)
     expected = x.size / 256
-    assert ((counts - expected) ** 2 / expected).sum() < 255 + 5 * np.sqrt(2 * 255)
-    low = np.bincount(x.ravel() & 255, minlength=256)
-    assert ((low - expected) ** 2 / expected).sum() < 255 + 5 * np.sqrt(2 * 255)
-    centred = x / 65536 - 0.5
-    other = np.asarray(draws(jax.random.key(1), (8, 64, 512))) / 65536 - 0.5
-    pairs = {
-        "image": centred[1:] * centred[:-1],
-        "place": centred[:, 1:] * centred[:, :-1],
-        "field": centred[:, 16:] * centred[:, :-16],
-        "unit": centred[..., 1:] * centred[..., :-1],
-        "key": centred * other,
-    }
-    for name, products in pairs.items():
-        assert abs(products.mean()) < 5 / 12 / np.sqrt(products.size), name
+    for shift in (0, 8, 16, 24):
+        counts = np.bincount(x.ravel() >> shift & 255, minlength=256)
+        assert ((counts - expected) ** 2 / expected).sum() < 255 + 5 * np.sqrt(2 * 255)
+
+
+def test_draws_are_independent():
+    """As numbers and as decisions: of pairs, and of the corners of rectangles, whose numbers are
+    mixed from two of places and two of units."""
+    first, second = (np.asarray(draws(jax.random.key(k), (8, 64, 512))) for k in (0, 1))
+    for name, view in (
+        ("number", lambda x: x / 2.0**32 - 0.5),
+        ("kept", lambda x: x < 0.9 * 2**32),
+    ):
+        centred, other = ((v - v.mean()) / v.std() for v in map(view, (first, second)))
+        rows = centred[:, 1:] * centred[:, :-1]
+        products = {
+            "image": centred[1:] * centred[:-1],
+            "place": rows,
+            "unit": centred[..., 1:] * centred[..., :-1],
+            "unit, 128 apart": centred[..., 128:] * centred[..., :-128],
+            "rectangle": rows[..., 1:] * rows[..., :-1],
+            "large rectangle": rows[:, :32, 200:] * rows[:, :32, :-200],
+            "key": centred * other,
+        }
+        for pair, product in products.items():
+            # A product of independent ones has the standard deviation 1.
+            assert abs(product.mean()) < 5 / np.sqrt(product.size), (name, pair)
+
+
+def test_shares_of_places_and_units_scatter_as_binomials():
+    kept = np.asarray(draws(jax.random.key(2), (4, 256, 1024))) < 0.9 * 2**32
+    for axis, count in (((2,), 1024), ((0, 1), 1024), ((1, 2), 256 * 1024)):
+        shares = kept.mean(axis=axis)
+        assert abs(shares.mean() - 0.9) < 5 * np.sqrt(0.09 / kept.size)
+        scatter = shares.var() / (0.09 / count)
+        assert abs(scatter - 1) < 5 * np.sqrt(2 / shares.size)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])

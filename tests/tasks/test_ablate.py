@@ -4,15 +4,21 @@ import csv
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from lpd_jax.configs import digits
 from lpd_jax.configs.ablations import attention, orders, thresholds
+from lpd_jax.data.codes import load_codes
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation.judge import fit_judge
+from lpd_jax.generation.groups import group_sizes, step_of
+from lpd_jax.generation.orders import Random
+from lpd_jax.sampler import draw_orders
 from lpd_jax.tasks import ablate, build, sample
+from lpd_jax.trained import load_decoder
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +127,31 @@ def test_a_result_is_what_sampling_with_its_settings_gives(config, pictures, sha
     judge = fit_judge(*(build.labelled_images(again.data, s) for s in ("train", "heldout")))
     assert result["class_accuracy"] == judge.class_accuracy(judge.look(images), labels)
     assert result["frechet"] == pytest.approx(judge.frechet(judge.look(images)), rel=1e-9)
+
+
+def test_a_result_has_the_bits_of_the_held_out_codes(config, shared, tmp_path):
+    """In the order and groups of the variant, by a forward pass that shares no code with it."""
+    config.ablation.update(only=3, seeds=(5,))
+    (text,) = results(ablate.run(config, tmp_path)).values()
+    decoder, params, _ = load_decoder(shared / "decoder/model", build.mesh(config))
+    codes = load_codes(shared / "codes", "heldout")
+    tokens, sizes = codes["codes"][:, 0], group_sizes(16, 3)
+    order = draw_orders(Random(), jax.random.key(5), np.arange(len(tokens)), (4, 4), sizes)
+    logits = decoder.apply({"params": params}, tokens, codes["label"], order, step_of(sizes))
+    target = np.take_along_axis(tokens, np.asarray(order), 1)[..., None]
+    bits = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), target, 2) / np.log(2)
+    assert json.loads(text)["nll_bits"] == pytest.approx(bits.mean(), abs=1e-4)
+
+
+def test_without_codes_the_bits_are_left_out(config, shared, tmp_path):
+    for part in ("tokenizer", "decoder"):
+        shutil.copytree(shared / part / "model", tmp_path / "models" / part / "model")
+    config.checkpoint = str(tmp_path / "models")
+    config.ablation.update(only=0, seeds=(0,))
+    directory = ablate.run(config, tmp_path)
+    (text,) = results(directory).values()
+    assert json.loads(text)["nll_bits"] is None
+    assert "nll_bits" not in (directory / "table.csv").read_text()
 
 
 def test_a_decoder_that_was_trained_again_is_measured_again(config, shared, tmp_path):

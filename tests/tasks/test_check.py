@@ -2,10 +2,11 @@
 
 import pytest
 
-from lpd_jax.configs import base, digits, folder, lpd_256, lpd_512
+from lpd_jax.configs import base, digits, emoji, folder, lpd_256, lpd_512
 from lpd_jax.data.codes import CodesSpec
 from lpd_jax.errors import InputError
 from lpd_jax.tasks import build, check, pipeline
+from lpd_jax.training.objectives import uniform_order
 
 WRONG = [
     ("seed", 2**64, r"seed=18446744073709551616"),
@@ -26,6 +27,11 @@ WRONG = [
     ("train.label_drop", 1.0, r"train\.label_drop=1\.0"),
     ("train.decay_start", 900, r"decay_start=900"),
     ("train.schedules", (65,), r"train\.schedules: .*65 steps"),
+    ("train.orders", (), r"train\.orders is empty"),
+    ("train.orders", ("random", "spiral"), r"train\.orders: order='spiral' must be one of"),
+    ("train.order_weights", (1.0, 2.0), r"2 weights for the 1 orders of train\.orders"),
+    ("train.order_weights", (0.0,), r"train\.order_weights are all 0"),
+    ("train.repulsion", float("nan"), r"train\.orders: repulsion=nan"),
     ("sample.order", "spiral", r"sample: order='spiral' must be one of locality"),
     ("sample.order_file", "none.json", r"sample\.order_file: there is no orders file none\.json"),
     ("sample.group_sizes", ("a",), r"sample\.group_sizes='a'"),
@@ -84,6 +90,10 @@ def test_ready_configs_pass():
         check.config(config, "sample")
     for size in ("L", "XL-32", "XXL"):
         check.config(lpd_256.get_config(size), "train")
+    for size in ("cpu", "gpu"):
+        config = emoji.get_config(size)
+        config.data.path = "emoji64"
+        check.config(config, "pipeline")
     check.config(lpd_512.get_config(), "orders")
     check.config(digits.get_config(), "pipeline")
 
@@ -113,3 +123,13 @@ def test_a_class_that_came_after_encoding_is_refused(tmp_path):
     (tmp_path / "flowers/aster").mkdir()
     with pytest.raises(InputError, match=r"1 came \(aster\); encode into a new --workdir"):
         build.check_source(config, spec("rose", "tulip"))
+
+
+def test_training_draws_uniformly_random_orders_unless_told_otherwise():
+    """The same function as ever: what asks for no other orders stays as it was, to the bit."""
+    section = base.get_config().train
+    assert build.training_order(section, (4, 4)) is uniform_order
+    section.orders, section.order_weights = ("random", "random"), (1.0, 2.0)
+    assert build.training_order(section, (4, 4)) is uniform_order
+    section.orders = ("random", "locality")
+    assert build.training_order(section, (4, 4)) is not uniform_order

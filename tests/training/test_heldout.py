@@ -2,17 +2,21 @@
 
 import jax
 import numpy as np
+import pytest
 
 from lpd_jax import parallel
+from lpd_jax.generation import mixture, orders
 from lpd_jax.generation.groups import step_of
 from lpd_jax.training.heldout import heldout_losses, mean_and_error
-from lpd_jax.training.objectives import decoder_loss
+from lpd_jax.training.objectives import decoder_loss, uniform_order
 
 STEPS_OF = np.stack([step_of(sizes) for sizes in ((1, 2, 3, 5, 6, 7), (4, 20))])
 KEY = jax.random.key(3)
+MIXED = mixture.mixture([orders.Random(), orders.LocalityAware(1.0, 1.0)], (0.5, 0.5), (4, 6))
 
 
-def test_every_image_counts_once_in_any_batch(decoder, decoder_params):
+@pytest.mark.parametrize("draw", [uniform_order, MIXED], ids=["random", "mixed"])
+def test_every_image_counts_once_in_any_batch(decoder, decoder_params, draw):
     """21 images sorted by class, as in folders: the last class fills no batch of 16 or 64."""
     rng = np.random.default_rng(0)
     images = {
@@ -23,7 +27,8 @@ def test_every_image_counts_once_in_any_batch(decoder, decoder_params):
     params = jax.device_put(decoder_params, parallel.replicated(mesh))
 
     def losses(size, chunk=0):
-        run = heldout_losses(decoder, images, batch_size=size, key=KEY, mesh=mesh, chunk=chunk)
+        how = {"batch_size": size, "key": KEY, "mesh": mesh, "chunk": chunk}
+        run = heldout_losses(decoder, images, **how, draw_order=draw)
         with parallel.use(mesh), jax.default_matmul_precision("highest"):
             return run(params, STEPS_OF)
 
@@ -32,7 +37,7 @@ def test_every_image_counts_once_in_any_batch(decoder, decoder_params):
     np.testing.assert_allclose(losses(7), sixteen, rtol=1e-6)
     np.testing.assert_allclose(losses(64, chunk=8), sixteen, rtol=1e-6)
 
-    one = jax.jit(decoder_loss(decoder, STEPS_OF, 0.0))
+    one = jax.jit(decoder_loss(decoder, STEPS_OF, 0.0, draw_order=draw))
     last = {name: array[20:] for name, array in images.items()}
     with jax.default_matmul_precision("highest"):
         alone = one(decoder_params, last, KEY, np.arange(20, 21))[0]
