@@ -1,4 +1,4 @@
-"""The likelihood task on a tiny trained run: its rows, pictures, and what it refuses."""
+"""The likelihood task on a tiny model: its rows, pictures, and what it refuses."""
 
 import json
 
@@ -11,17 +11,9 @@ from lpd_jax.data.codes import load_codes
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation.likelihood import token_bits
 from lpd_jax.generation.groups import group_sizes, step_of
-from lpd_jax.tasks import (
-    build,
-    check,
-    encode,
-    fit_schedule,
-    likelihood,
-    sample,
-    train,
-    train_tokenizer,
-)
+from lpd_jax.tasks import build, check, encode, fit_schedule, likelihood, sample
 from lpd_jax.trained import load_decoder
+from tests.tasks import models
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +28,7 @@ def config(tmp_path_factory):
     config.data.update(path=str(path), size=16)
     sizes = {"ch": 8, "ch_mult": (1, 1, 1), "z_channels": 8, "norm_groups": 4, "codebook_size": 16}
     config.tokenizer.update(sizes)
-    config.train_tokenizer.update(steps=2, batch_size=16, warmup_steps=1)
     config.decoder.update(width=16, depth=1, heads=2, dtype="float32")
-    config.train.update(
-        steps=8, batch_size=16, warmup_steps=1, decay_start=7, schedules=(16, 4), log_every=4
-    )
     config.likelihood.update(
         orders=("locality", "random", "raster"), repulsions=(1.0, 2.0), steps=(16, 4), draws=2
     )
@@ -50,8 +38,8 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def workdir(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    for task in (train_tokenizer, encode, train):
-        task.run(config, workdir)
+    models.save(config, workdir, ("from 0", "from 128"))
+    encode.run(config, workdir)
     return workdir
 
 
@@ -88,7 +76,9 @@ def test_rows_table_and_pictures(config, workdir, one_device_mesh):
         best = min(r["bits_per_token"] for r in rows if r["steps"] == row["steps"])
         assert row["against_best"] == pytest.approx(row["bits_per_token"] - best, abs=1e-9)
     table = (directory / "likelihood.md").read_text()
-    assert "| order \\ steps | 16 | 4 |" in table and table.count("**") == 4
+    # At one token a step the repulsion decides nothing, so that two may be the best.
+    least = [row for row in rows if row["against_best"] == 0]
+    assert "| order \\ steps | 16 | 4 |" in table and table.count("**") == 2 * len(least)
     for picture in ("bits.png", "steps.png", "cells.png"):
         assert np.asarray(Image.open(directory / picture).convert("L")).std() > 5
     before = (directory / "likelihood.json").stat().st_mtime_ns
