@@ -22,7 +22,7 @@ def tiny():
     return config
 
 
-def save(config, workdir, class_names=tuple("0123456789")):
+def save(config, workdir, class_names=tuple("0123456789"), label_drop=0.1):
     """Writes a tokenizer and a decoder of these classes."""
     tokenizer = build.tokenizer(config)
     params = jax.jit(lambda key: init_tokenizer(tokenizer, key))(jax.random.key(0))
@@ -35,7 +35,7 @@ def save(config, workdir, class_names=tuple("0123456789")):
         "kind": "decoder",
         "config": dataclasses.asdict(decoder.config),
         "class_names": [*class_names],
-        "label_drop": 0.1,
+        "label_drop": label_drop,
         "tokenizer": "t" * 16,
         "fingerprint": "d" * 16,
         "steps": 0,
