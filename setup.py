@@ -57,6 +57,10 @@ EXTRAS = {
     "export": ["flatbuffers>=24.3"],  # jax.export writes its files with it
     "gcs": ["gcsfs>=2026.4"],  # gs:// workdirs
     "emoji": ["resvg-py>=0.5,<0.6"],  # launch/emoji_images.py renders SVG drawings with it
+    # the page in a browser; its image editor needs a fix of 6.20 (issue 13587 of gradio)
+    "demo": ["gradio>=6.20,<7"],
+    # tests of that page, in a Chromium that is there already
+    "browser": ["gradio>=6.20,<7", "playwright>=1.50,<2"],
     "wandb": ["wandb>=0.18,<1"],  # metrics to Weights & Biases
     "notebook": ["jupyterlab>=4.2,<5", "nbclient>=0.10,<1"],  # notebooks, also headless
 }

@@ -10,6 +10,7 @@ chain; each goes on where it stopped (TASK --help says more):
   evaluate         judges generated images against real ones and writes the report
   pipeline         runs the five above
   edit             generates parts of images anew: inpainting, outpainting, another class
+  demo             a page in the browser: images appear as they are generated, and are edited
   export           the compiled sampler in a file that runs without this package
   convert          official PyTorch weights in, and ours out
   orders           writes generation orders to files, with pictures
@@ -118,6 +119,7 @@ def _main(arguments: list[str]) -> None:
     config_files.override(config, fields)
     if given.checkpoint is not None:
         config.checkpoint = given.checkpoint
+    config.demo.config = config.demo.config or given.config
     for where in filter(None, (given.workdir, config.checkpoint)):
         storage.check(where)
     cluster = distributed.cluster(

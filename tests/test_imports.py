@@ -31,6 +31,7 @@ ALLOWED = {
     "generation": {"generation", "models", *SERVICES},
     "training": {"training", "models", *SERVICES},
     "evaluation": {"evaluation", "models", "weights", *SERVICES},
+    "demo": {"demo", "sampler", "generation", "data", *SERVICES},
     "sampler": {"sampler", "generation", "models", "quantize", "trained", *SERVICES} - {"viz"},
     "errors": set(),
     "xla": set(),
