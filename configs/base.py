@@ -173,6 +173,7 @@ def get_config() -> ConfigDict:
             "decoder": "",
             "export_tokenizer": "",  # official files to write: .safetensors
             "export_decoder": "",
+            "licence": "",  # of those weights, for the model card beside them, such as "mit"
         }
     )
     return config
