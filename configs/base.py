@@ -139,6 +139,16 @@ def get_config() -> ConfigDict:
         }
     )
     config.export = ConfigDict({"path": ""})  # new directory; one in workdir/export when empty
+    config.demo = ConfigDict(
+        {
+            "host": "127.0.0.1",  # address to listen on: this machine alone; 0.0.0.0: every network
+            "port": 7860,  # 0 takes a free one
+            "images": 16,  # of a click, at most
+            "seconds": 120,  # of a click, at most
+            "upload_mb": 10,  # megabytes of an uploaded file, at most
+            "config": "",  # --config in the commands that are shown; the one given when empty
+        }
+    )
     config.orders = ConfigDict({"count": 1000})
     config.evaluate = ConfigDict(
         {
@@ -193,6 +203,7 @@ def get_config() -> ConfigDict:
             "decoder": "",
             "export_tokenizer": "",  # official files to write: .safetensors
             "export_decoder": "",
+            "licence": "",  # of those weights, for the model card beside them, such as "mit"
         }
     )
     return config

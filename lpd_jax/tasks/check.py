@@ -41,6 +41,9 @@ _LEAST = {
     "sample.batch_size": 1,
     "sample.segments": 1,
     "edit.count": 1,
+    "demo.port": 0,
+    "demo.images": 1,
+    "demo.upload_mb": 1,
     "orders.count": 1,
     "evaluate.steps": 1,
     "evaluate.num_images": 0,
@@ -91,6 +94,7 @@ def config(config: ConfigDict, task: str) -> None:
     if task == "pipeline":
         _pipeline(config, num_tokens)
     _likelihood(config)
+    checks.number("demo.seconds", config.demo.seconds, 1)
     _evaluation(config)
     if task == "edit" and not config.edit.mask:
         # In shares of the sides; whether pixels are inside an image, its model says.

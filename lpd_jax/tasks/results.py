@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import lpd_jax
 from lpd_jax import storage
 from lpd_jax.errors import InputError
 from lpd_jax.tasks.workdir import SETTINGS, digest, note_config, plain, write_json
@@ -54,6 +55,14 @@ def _shortened(labels: Sequence[str]) -> str:
     names = [re.sub(r"[^\w.]+", "_", label)[:12] for label in dict.fromkeys(labels)]
     more = [f"{len(names) - 3}more"] if len(names) > 3 else []
     return "+".join(names[:3] + more) or "all"
+
+
+def chunks(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Text chunks of a picture: what made it, and the settings that decide it as JSON."""
+    return {
+        "Software": f"lpd_jax {lpd_jax.__version__}",
+        "lpd_jax": json.dumps(plain(dict(settings))),
+    }
 
 
 @contextlib.contextmanager
