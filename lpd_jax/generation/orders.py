@@ -23,8 +23,8 @@ from flax import struct
 
 from lpd_jax import checks
 from lpd_jax.errors import InputError
-from lpd_jax.generation import locality
-from lpd_jax.generation.groups import check_group_sizes
+from lpd_jax.generation import field, locality
+from lpd_jax.generation.groups import check_group_sizes, step_of
 
 Grid = tuple[int, int]
 Groups = tuple[int, ...]
@@ -179,6 +179,41 @@ class RegionParallel:
         return _visit(cells.transpose(1, 3, 0, 2).ravel(), grid, group_sizes, known)
 
 
+@struct.dataclass
+class Field:
+    """What depends on each other in different groups, as a model itself says (see `field`).
+
+    Not among the names: it takes data.
+
+    Attributes:
+      squares: int32[N, N].
+      context: int32[], both of `field.fixed_point`.
+    """
+
+    squares: jax.Array
+    context: jax.Array
+
+    def draw(self, key: jax.Array, grid: Grid, group_sizes: Groups, known: Known = None):
+        self._check(grid)
+        known = _context(grid, group_sizes, known)
+        begins = jnp.asarray(np.diff(step_of(group_sizes), prepend=-1) > 0)
+        return field.draw(key, begins, known, self.squares, self.context)
+
+    def draw_by_step(self, key: jax.Array, grid: Grid, step_of: jax.Array):
+        """As the function of this name."""
+        self._check(grid)
+        begins, known = jnp.diff(step_of, prepend=-1) > 0, jnp.zeros(len(step_of), bool)
+        return field.draw(key, begins, known, self.squares, self.context)
+
+    def _check(self, grid: Grid) -> None:
+        if len(self.squares) != math.prod(grid):
+            raise InputError(
+                f"the field of dependence is of {len(self.squares)} cells, and a "
+                f"{grid[0]}x{grid[1]} grid has {math.prod(grid)}; measure it on this model with "
+                "the task fit_order."
+            )
+
+
 NAMES = {
     "locality": LocalityAware,
     "near": NearContext,
@@ -220,6 +255,8 @@ def draw_by_step(order, key: jax.Array, grid: Grid, step_of: jax.Array) -> jax.A
     """
     if isinstance(order, LocalityAware | NearContext | SpreadOnly):
         return locality.draw_by_step(key, grid, step_of, order.rule)
+    if isinstance(order, Field):
+        return order.draw_by_step(key, grid, step_of)
     return order.draw(key, grid, (1,) * math.prod(grid))  # the same for any groups
 
 
