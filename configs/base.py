@@ -108,7 +108,11 @@ def get_config() -> ConfigDict:
             "steps": 10,
             "group_sizes": (),  # sizes themselves, instead of steps
             "group_schedule": "cosine",  # or "uniform", or a file of fit_schedule
-            "order": "locality",
+            "order": "locality",  # one of generation/orders.py, or "confident"
+            # Of "confident": probability above which a pass keeps a cell beyond its group size (1:
+            # none), and noise on the choice.
+            "confidence_threshold": 1.0,
+            "confidence_noise": 0.0,
             "order_file": "",  # orders to use by image index, instead of drawing
             "order_field": "",  # a file of fit_order to draw by, instead of the named order
             "field_context": 0.0,  # with it: how much a cell is drawn to what is there, -4 to 4

@@ -214,6 +214,39 @@ class Field:
             )
 
 
+@struct.dataclass
+class Confident:
+    """The surest cells first: an order that comes about while an image is generated (`confident`).
+
+    Attributes:
+      threshold: probability of a cell's likeliest code above which it is kept beyond the group
+        size of its pass, up to the largest of them; 1 or more keeps to the sizes.
+      noise: Gumbel noise on the logarithm of that probability, falling to 0 with the last token
+        (the choice temperature of MaskGIT).
+    """
+
+    threshold: float | jax.Array = 1.0
+    noise: float | jax.Array = 0.0
+
+    def draw(self, key: jax.Array, grid: Grid, group_sizes: Groups, known: Known = None):
+        raise InputError(
+            "the order 'confident' is chosen by the model while it generates: it can be sampled, "
+            "and not drawn ahead, edited with, watched, exported or scored."
+        )
+
+
+def confident(threshold: float, noise: float) -> Confident:
+    """The order of that name with numbers that are checked and of one type.
+
+    Raises:
+      InputError: the threshold is not above 0, or the noise below 0.
+    """
+    if checks.number("confidence_threshold", threshold, 0) == 0:
+        raise InputError("confidence_threshold=0 must be above 0; 1 keeps to the group sizes.")
+    noise = checks.number("confidence_noise", noise, 0)
+    return Confident(jnp.float32(threshold), jnp.float32(noise))
+
+
 NAMES = {
     "locality": LocalityAware,
     "near": NearContext,

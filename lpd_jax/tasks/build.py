@@ -204,6 +204,8 @@ def order(config: ConfigDict):
     if config.order_field:
         measured = field.read(config.order_field)
         return orders.Field(*field.fixed_point(measured, config.field_context))
+    if config.order == "confident":
+        return orders.confident(config.confidence_threshold, config.confidence_noise)
     return orders.named(config.order, config.proximity, config.repulsion)
 
 

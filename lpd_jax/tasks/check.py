@@ -153,7 +153,9 @@ def _training(config: ConfigDict, num_tokens: int | None) -> None:
 def _sampling(config: ConfigDict, num_tokens: int | None) -> None:
     section = config.sample
     with _in("sample"):
-        orders.named(section.order, section.proximity, section.repulsion)
+        orders.confident(section.confidence_threshold, section.confidence_noise)
+        if section.order != "confident":
+            orders.named(section.order, section.proximity, section.repulsion)
         build.sampling(section)
     if section.order_file and not storage.path(section.order_file).is_file():
         raise InputError(
