@@ -97,6 +97,8 @@ def get_config() -> ConfigDict:
             "fork_step": 0,  # which of its checkpoints; 0: the newest
             "eval_every": 0,  # steps between held-out losses; 0: at the end only
             "sheet_every": 0,  # steps between sheets of samples; 0: none
+            "fid_every": 0,  # steps between FIDs, with evaluate.inception and .reference; 0: none
+            "fid_images": 5000,  # for each
             "profile_steps": (),  # first step of a profiler trace and the one after its last
             "wandb": "",  # project of Weights & Biases that gets the metrics too
         }
@@ -144,7 +146,35 @@ def get_config() -> ConfigDict:
     )
     config.export = ConfigDict({"path": ""})  # new directory; one in workdir/export when empty
     config.orders = ConfigDict({"count": 1000})
-    config.evaluate = ConfigDict({"steps": 10})
+    config.evaluate = ConfigDict(
+        {
+            "what": "images",  # or "tokenizer": what it keeps of held-out images
+            "steps": 10,
+            "num_images": 0,  # of all classes alike, in their order; 0: one per held-out image
+            "images": "",  # folder or .npz made elsewhere, to judge instead
+            "keep": "",  # generated images stay as "png" files, or as one "npz"; or not at all
+            "inception": "",  # weights of Inception-v3; without, a judge fitted to real images
+            "reference": "",  # statistics (.npz) or images (folder, .npz) to compare with
+            "real_images": 4096,  # of each split, that the judge without weights takes at most
+            "lpips": "",  # weights of LPIPS, for what="tokenizer"
+        }
+    )
+    config.reference = ConfigDict(
+        {
+            "images": "",  # folder or .npz; those of config.data when empty
+            "split": "train",  # of config.data; or "heldout", "all"
+            "path": "",  # .npz to write; workdir/reference.npz when empty
+            "pool3": 10_000,  # images whose features stay, for precision and recall
+        }
+    )
+    config.search = ConfigDict(
+        {
+            "guidances": (),  # to try, each with each of the others; sample.guidance when empty
+            "temperatures": (),
+            "repulsions": (),
+            "num_images": 10_000,  # for each
+        }
+    )
     config.likelihood = ConfigDict(
         {
             # Also "field", that of sample.order_field; after a colon groups other than the usual:

@@ -9,6 +9,8 @@ chain; each goes on where it stopped (TASK --help says more):
   sample           generates images of chosen classes
   evaluate         judges generated images against real ones and writes the report
   pipeline         runs the five above
+  reference        statistics of real images, for evaluate
+  search           finds the guidance with the best FID
   edit             generates parts of images anew: inpainting, outpainting, another class
   export           the compiled sampler in a file that runs without this package
   convert          official PyTorch weights in, and ours out
@@ -52,7 +54,10 @@ from lpd_jax.errors import InputError
 from lpd_jax.tasks import check
 
 _LOG = logging.getLogger("lpd_jax")
-_NOT_TASKS = ("build", "check", "results", "scoring", "start", "workdir")
+_NOT_TASKS = (
+    *("build", "check", "evaluators", "judging", "measuring"),
+    *("reconstructing", "results", "scoring", "start", "workdir"),
+)
 TASKS = tuple(m.name for m in pkgutil.iter_modules(tasks.__path__) if m.name not in _NOT_TASKS)
 # What the machine, not the program, is to blame for.
 _DISK = {

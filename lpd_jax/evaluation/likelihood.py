@@ -95,7 +95,8 @@ def scorer(
             index = (first + rows) % count  # the last batch is filled up from the beginning
             arrays = images["codes"][index], images["label"][index], orders[index]
             arrays = parallel.put_batch(arrays, mesh)
-            found.append(token_bits(decoder, params, *arrays, jnp.asarray(step_of), chunk))
+            scored = token_bits(decoder, params, *arrays, jnp.asarray(step_of), chunk)
+            found.append(parallel.in_turn(scored))
         return np.concatenate(distributed.to_host(found))[:count].astype(np.float64)
 
     return bits

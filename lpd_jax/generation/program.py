@@ -92,7 +92,8 @@ def generate(
         order: one of `lpd_jax.generation.orders`, drawn per image; or orders int32 [B, N].
         plan: group sizes and padding; static.
         rule: guidance and sampling.
-        parts: of the batch that go through the tokenizer one after the other; static.
+        parts: of the batch that go through the tokenizer one after the other; 0 makes codes only
+            and images of no pixels; static.
     """
     grid = decoder.config.grid
     _, token_keys = image_keys(key, indices)
@@ -103,7 +104,9 @@ def generate(
         orders = given_or_drawn(order, key, indices, grid, plan.group_sizes)
         generated = generate_codes(*given, orders, token_keys, plan, rule)
     codes = parallel.constrain_batch(to_raster(generated, orders, decoder.config.num_tokens))
-    images = in_parts(functools.partial(to_pixels, tokenizer, params[1], grid), parts, codes)
+    images = jnp.zeros((codes.shape[0], 0, 0, 3), jnp.uint8)
+    if parts:
+        images = in_parts(functools.partial(to_pixels, tokenizer, params[1], grid), parts, codes)
     return parallel.constrain_batch(Samples(images, codes, orders, steps))
 
 

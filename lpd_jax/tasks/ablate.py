@@ -205,7 +205,8 @@ def _prepare(config: ConfigDict, workdir: storage.Path) -> None:
 
 def _measure(config: ConfigDict, workdir: storage.Path, missing: list[Variant]) -> None:
     """Writes the figures of each variant."""
-    splits = (build.labelled_images(config.data, split) for split in ("train", "heldout"))
+    most = config.evaluate.real_images
+    splits = (build.labelled_images(config.data, split, most) for split in ("train", "heldout"))
     judge = fit_judge(*splits)
     floor = judge.frechet_floor(len(judge.heldout_labels))
     codes = _codes(config, workdir, judge)

@@ -84,13 +84,18 @@ def labels(values: Sequence[int | str] | str, names: Sequence[str], num_classes:
     return check_labels(values, names, num_classes, True).tolist() if values else []
 
 
-def labelled_images(config: ConfigDict, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """All images uint8 [M, S, S, 3] and labels int [M] of a split of `images`."""
-    import grain
+def labelled_images(config: ConfigDict, split: str, most: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [M, S, S, 3] and labels int [M] of a split of `images`.
 
+    Where there are more than `most` (0: no limit), those that one draw takes, always the same, in
+    the order of the source. No others are read.
+    """
     source = images(config, split)
-    batch = next(iter(grain.MapDataset.source(source).batch(len(source))))
-    return batch["image"], batch["label"]
+    rows = np.arange(len(source))
+    if most and len(source) > most:
+        rows = np.sort(np.random.default_rng(0).permutation(len(source))[:most])
+    records = [source[row] for row in rows.tolist()]
+    return tuple(np.stack([record[name] for record in records]) for name in ("image", "label"))
 
 
 def mesh(config: ConfigDict) -> jax.sharding.Mesh:
@@ -316,12 +321,13 @@ def batches(
     labels: np.ndarray,
     progress: bool = False,
     orders_given: np.ndarray | None = None,
+    **more: Any,
 ) -> Iterator[Batch]:
     """`generate` in batches, of which each process gets its own part (`Sampler.batches`).
 
-    `orders_given` int [images, N] replace the order of the section.
+    `orders_given` int [images, N] replace the order of the section; `more` goes to the sampler.
     """
-    how = _how(config, section, trained, progress)
+    how = _how(config, section, trained, progress) | more
     if orders_given is not None:
         how["order"] = orders_given
     return trained.batches(labels, **how)

@@ -43,6 +43,10 @@ _LEAST = {
     "edit.count": 1,
     "orders.count": 1,
     "evaluate.steps": 1,
+    "evaluate.num_images": 0,
+    "evaluate.real_images": 2,
+    "reference.pool3": 0,
+    "search.num_images": 10,
     "likelihood.draws": 1,
     "likelihood.images": 0,
     "fit_schedule.images": 0,
@@ -54,7 +58,7 @@ _GROUPS = ("cosine", "uniform")
 _SOURCES = ("digits", "folder", "tfds")
 # Tasks whose models have the sizes that the config says; others take them from a model directory.
 _OF_THIS_CONFIG = ("pipeline", "train_tokenizer", "encode", "orders")
-_READ_IMAGES = ("pipeline", "train_tokenizer", "encode", "evaluate", "ablate")
+_READ_IMAGES = ("pipeline", "train_tokenizer", "encode", "evaluate", "ablate", "reference")
 
 
 def config(config: ConfigDict, task: str) -> None:
@@ -89,6 +93,7 @@ def config(config: ConfigDict, task: str) -> None:
     if task == "pipeline":
         _pipeline(config, num_tokens)
     _likelihood(config)
+    _evaluation(config)
     if task == "edit" and not config.edit.mask:
         # In shares of the sides; whether pixels are inside an image, its model says.
         with _in("edit.box"):
@@ -101,7 +106,10 @@ def _data(config: ConfigDict, task: str) -> None:
         near = difflib.get_close_matches(str(source), _SOURCES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise InputError(f"data.source={source!r} must be 'digits', 'folder' or 'tfds'{hint}")
-    if task in _READ_IMAGES and source != "digits" and not path:
+    chosen = config.evaluate
+    by_network = task == "evaluate" and chosen.inception and chosen.what == "images"
+    elsewhere = by_network or (task == "reference" and config.reference.images)
+    if task in _READ_IMAGES and source != "digits" and not path and not elsewhere:
         raise InputError(
             f"data.path is empty, and data.source={source!r} reads images from there; give "
             "--config.data.path=..."
@@ -127,6 +135,31 @@ def _likelihood(config: ConfigDict) -> None:
             checks.whole(f"{name}.steps", value, 1)
     if section.split not in ("heldout", "train"):
         raise InputError(f"likelihood.split={section.split!r} must be 'heldout' or 'train'.")
+
+
+def _evaluation(config: ConfigDict) -> None:
+    values = {
+        "evaluate.what": ("images", "tokenizer"),
+        "evaluate.keep": ("", "png", "npz"),
+        "reference.split": ("train", "heldout", "all"),
+    }
+    for field, allowed in values.items():
+        section, name = field.split(".")
+        if config[section][name] not in allowed:
+            raise InputError(
+                f"{field}={config[section][name]!r} must be one of {', '.join(map(repr, allowed))}."
+            )
+    chosen = config.evaluate
+    paths = {f"evaluate.{name}": chosen[name] for name in ("inception", "reference", "images")}
+    paths |= {"evaluate.lpips": chosen.lpips, "reference.images": config.reference.images}
+    for field, path in paths.items():
+        if path and not storage.path(path).exists():
+            raise InputError(f"{field}: there is nothing at {path}.")
+    if chosen.images and chosen.keep:
+        raise InputError("evaluate.keep is of generated images; leave it out with evaluate.images.")
+    for name in ("guidances", "temperatures", "repulsions"):
+        for value in config.search[name]:
+            checks.number(f"search.{name}", value, 0)
 
 
 def _training(config: ConfigDict, num_tokens: int | None) -> None:
