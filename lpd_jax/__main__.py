@@ -18,6 +18,7 @@ chain; each goes on where it stopped (TASK --help says more):
   orders           writes generation orders to files, with pictures
   ablate           runs a list of config differences and makes a table
   likelihood       judges orders and numbers of steps by the bits that held-out codes cost
+  attention        measures how far a trained decoder looks
   fit_schedule     fits group sizes to a trained decoder
 
 Several processes (--coordinator=host:port --num_processes=2 --process_id=0, or what Slurm, a GKE
@@ -125,7 +126,8 @@ def _main(arguments: list[str]) -> None:
     config_files.override(config, fields)
     if given.checkpoint is not None:
         config.checkpoint = given.checkpoint
-    config.demo.config = config.demo.config or given.config
+    if task == "demo":
+        config.demo.config = config.demo.config or given.config
     for where in filter(None, (given.workdir, config.checkpoint)):
         storage.check(where)
     cluster = distributed.cluster(
