@@ -110,8 +110,14 @@ def get_config() -> ConfigDict:
             "steps": 10,
             "group_sizes": (),  # sizes themselves, instead of steps
             "group_schedule": "cosine",  # or "uniform", or a file of fit_schedule
-            "order": "locality",
+            "order": "locality",  # one of generation/orders.py, or "confident"
+            # Of "confident": probability above which a pass keeps a cell beyond its group size (1:
+            # none), and noise on the choice.
+            "confidence_threshold": 1.0,
+            "confidence_noise": 0.0,
             "order_file": "",  # orders to use by image index, instead of drawing
+            "order_field": "",  # a file of fit_order to draw by, instead of the named order
+            "field_context": 0.0,  # with it: how much a cell is drawn to what is there, -4 to 4
             "proximity": 1.0,
             "repulsion": 1.0,
             # Any number costs the same, 1 included; None leaves out the unconditional branch: half.
@@ -181,6 +187,8 @@ def get_config() -> ConfigDict:
     )
     config.likelihood = ConfigDict(
         {
+            # Also "field", that of sample.order_field; after a colon groups other than the usual:
+            # random:uniform, or random:FILE of fit_schedule.
             "orders": ("locality", "near", "spread", "halton", "random", "raster"),
             "repulsions": (),  # of "locality", each a row; sample.repulsion when empty
             "steps": (),  # numbers of steps; one token a step and train.schedules when empty
@@ -202,6 +210,7 @@ def get_config() -> ConfigDict:
             "rounds": 3,  # fits at most, each in view of the orders of the one before
         }
     )
+    config.fit_order = ConfigDict({"images": 128})  # of the training split; 0: all
     config.convert = ConfigDict(
         {
             "heads": 0,  # of the decoder; 0: the config's if its width is, else width / 64

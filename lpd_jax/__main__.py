@@ -20,6 +20,7 @@ chain; each goes on where it stopped (TASK --help says more):
   likelihood       judges orders and numbers of steps by the bits that held-out codes cost
   attention        measures how far a trained decoder looks
   fit_schedule     fits group sizes to a trained decoder
+  fit_order        asks a trained decoder which cells depend on each other, for an order
 
 Several processes (--coordinator=host:port --num_processes=2 --process_id=0, or what Slurm, a GKE
 JobSet or a TPU slice says of itself) work as one; only process 0 writes files and shows progress.

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from lpd_jax import parallel
-from lpd_jax.generation import editing
+from lpd_jax.generation import confident, editing
 from lpd_jax.generation.addresses import given_or_drawn, image_keys
 from lpd_jax.generation.loop import generate_codes, to_raster
+from lpd_jax.generation.orders import Confident
 from lpd_jax.generation.plan import Plan
 from lpd_jax.generation.results import Samples
 from lpd_jax.generation.sampling import SamplingRule
@@ -96,13 +97,17 @@ def generate(
     """
     grid = decoder.config.grid
     _, token_keys = image_keys(key, indices)
-    orders = given_or_drawn(order, key, indices, grid, plan.group_sizes)
-    generated = generate_codes(decoder, params[0], labels, orders, token_keys, plan, rule)
+    given, steps = (decoder, params[0], labels), None
+    if isinstance(order, Confident):
+        generated, orders, steps = confident.generate_codes(*given, token_keys, plan, rule, order)
+    else:
+        orders = given_or_drawn(order, key, indices, grid, plan.group_sizes)
+        generated = generate_codes(*given, orders, token_keys, plan, rule)
     codes = parallel.constrain_batch(to_raster(generated, orders, decoder.config.num_tokens))
     images = jnp.zeros((codes.shape[0], 0, 0, 3), jnp.uint8)
     if parts:
         images = in_parts(functools.partial(to_pixels, tokenizer, params[1], grid), parts, codes)
-    return parallel.constrain_batch(Samples(images, codes, orders))
+    return parallel.constrain_batch(Samples(images, codes, orders, steps))
 
 
 @functools.partial(jax.jit, static_argnames=("decoder", "tokenizer", "plan", "parts"))

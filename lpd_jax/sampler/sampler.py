@@ -181,7 +181,7 @@ class Sampler:
     def schedule(self, samples: Samples, group_sizes: Sequence[int] | None = None) -> Schedule:
         """The schedule that generated `samples`; by default that of `defaults`."""
         sizes = self._sizes() if group_sizes is None else tuple(group_sizes)
-        return Schedule(samples.orders, sizes, self.decoder.config.grid)
+        return Schedule(samples.orders, sizes, self.decoder.config.grid, samples.steps)
 
     def sample(
         self,

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lpd_jax import checkpoint, distributed, parallel, storage
 from lpd_jax.errors import InputError
-from lpd_jax.generation import groups, mixture, orders, schedule
+from lpd_jax.generation import field, groups, mixture, orders, schedule
 from lpd_jax.generation.results import Batch
 from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
@@ -143,10 +143,18 @@ def group_sizes(config: ConfigDict, num_tokens: int) -> tuple[int, ...]:
     Raises:
         InputError: they do not fit, or the file of the schedule has no such number of steps.
     """
-    sizes, kind = tuple(config.group_sizes), config.group_schedule
-    if not sizes and kind in ("cosine", "uniform"):
-        return groups.group_sizes(num_tokens, config.steps, kind)
-    sizes = sizes or fitted_sizes(kind, config.steps)
+    sizes = tuple(config.group_sizes)
+    if not sizes:
+        return scheduled_sizes(config.group_schedule, config.steps, num_tokens)
+    groups.check_group_sizes(sizes, num_tokens)
+    return sizes
+
+
+def scheduled_sizes(kind: str, steps: int, num_tokens: int) -> tuple[int, ...]:
+    """Group sizes of "cosine", "uniform" or a file of fit_schedule. Raises as `group_sizes`."""
+    if kind in ("cosine", "uniform"):
+        return groups.group_sizes(num_tokens, steps, kind)
+    sizes = fitted_sizes(kind, steps)
     groups.check_group_sizes(sizes, num_tokens)
     return sizes
 
@@ -194,10 +202,15 @@ def order(config: ConfigDict):
     """The generation order named by `config.order`, with the thresholds of its section.
 
     With `config.order_file`, the orders of that file instead: int32 [images, N], the i-th for
-    image i.
+    image i. With `config.order_field`, that of the field in that file.
     """
     if config.order_file:
         return schedule.read_orders(config.order_file)
+    if config.order_field:
+        measured = field.read(config.order_field)
+        return orders.Field(*field.fixed_point(measured, config.field_context))
+    if config.order == "confident":
+        return orders.confident(config.confidence_threshold, config.confidence_noise)
     return orders.named(config.order, config.proximity, config.repulsion)
 
 
@@ -264,7 +277,7 @@ def _identity(model: storage.Path) -> str:
 def deciding(section: ConfigDict) -> dict[str, Any]:
     """The fields of a sample section that decide an image of a given label, index and seed.
 
-    The others say which images, or how they are computed. Of a file of orders its content counts.
+    The others say which images, or how they are computed. Of a file its content counts.
     """
     others = ("labels", "count", "batch_size", "segments")
     fields = {name: value for name, value in section.to_dict().items() if name not in others}
@@ -272,6 +285,9 @@ def deciding(section: ConfigDict) -> dict[str, Any]:
         fields["group_schedule"] = storage.path(section.group_schedule).read_text()
     if section.order_file:
         fields["order_file"] = hashlib.sha256(order(section).tobytes()).hexdigest()[:16]
+    if section.order_field:
+        measured = field.read(section.order_field)
+        fields["order_field"] = hashlib.sha256(measured.tobytes()).hexdigest()[:16]
     return fields
 
 

@@ -55,8 +55,10 @@ _LEAST = {
     "attention.images": 0,
     "fit_schedule.images": 0,
     "fit_schedule.rounds": 1,
+    "fit_order.images": 0,
     "convert.heads": 0,
 }
+_GROUPS = ("cosine", "uniform")
 _SOURCES = ("digits", "folder", "tfds")
 # Tasks whose models have the sizes that the config says; others take them from a model directory.
 _OF_THIS_CONFIG = ("pipeline", "train_tokenizer", "encode", "orders")
@@ -121,9 +123,16 @@ def _data(config: ConfigDict, task: str) -> None:
 
 def _likelihood(config: ConfigDict) -> None:
     section = config.likelihood
-    for name in section.orders:
+    for entry in section.orders:
+        name, _, kind = entry.partition(":")
         with _in("likelihood.orders"):
-            orders.named(name)
+            if name != "field":
+                orders.named(name)
+            if kind not in ("", *_GROUPS) and not storage.path(kind).is_file():
+                raise InputError(
+                    f"the groups {kind!r} of {name} must be 'cosine' or 'uniform', or a file of "
+                    "fit_schedule."
+                )
     for value in section.repulsions:
         checks.number("likelihood.repulsions", value, 0)
     for name in ("likelihood", "fit_schedule"):
@@ -183,22 +192,30 @@ def _training(config: ConfigDict, num_tokens: int | None) -> None:
 def _sampling(config: ConfigDict, num_tokens: int | None) -> None:
     section = config.sample
     with _in("sample"):
-        orders.named(section.order, section.proximity, section.repulsion)
+        orders.confident(section.confidence_threshold, section.confidence_noise)
+        if section.order != "confident":
+            orders.named(section.order, section.proximity, section.repulsion)
         build.sampling(section)
     if section.order_file and not storage.path(section.order_file).is_file():
         raise InputError(
             f"sample.order_file: there is no orders file {section.order_file}; give the path of "
             "an orders JSON file, or leave it empty."
         )
+    checks.number("sample.field_context", section.field_context)
+    if section.order_field:
+        if section.order_file:
+            raise InputError("sample has an order_file and an order_field; empty one of them.")
+        with _in("sample.order_field"):
+            build.order(section)
     for size in section.group_sizes:
         checks.whole("sample.group_sizes", size, 1)
     kind = section.group_schedule
-    if kind not in ("cosine", "uniform") and not storage.path(kind).is_file():
+    if kind not in _GROUPS and not storage.path(kind).is_file():
         raise InputError(
             f"sample.group_schedule={kind!r} must be 'cosine' or 'uniform', or a file of "
             "fit_schedule."
         )
-    if kind not in ("cosine", "uniform") and not section.group_sizes:
+    if kind not in _GROUPS and not section.group_sizes:
         build.fitted_sizes(kind, section.steps)
     for field, values in (("dtype", ("", "float32", "bfloat16")), ("quantize", ("", *MODES))):
         if section[field] not in values:

@@ -39,7 +39,7 @@ def name(
     section = settings["sample"]
     parts = [
         of,
-        "orders" if section["order_file"] else section["order"],
+        order(section),
         f"{steps}steps",
         "cfgNone" if section["guidance"] is None else f"cfg{section['guidance']:g}",
         f"t{section['temperature']:g}",
@@ -48,6 +48,13 @@ def name(
         digest(settings),
     ]
     return "-".join(part for part in parts if part)
+
+
+def order(section: Mapping[str, Any]) -> str:
+    """What a sample section generates in, for names: its order, or the kind of its file."""
+    if section["order_file"]:
+        return "orders"
+    return "field" if section.get("order_field") else section["order"]
 
 
 def _shortened(labels: Sequence[str]) -> str:

@@ -78,6 +78,7 @@ def _write(
             orders=samples.orders,
             labels=labels,
             group_sizes=group_sizes,
+            **({} if samples.steps is None else {"steps": samples.steps}),
         )
     names = [*sampler.class_names, "any"]
     columns = classes or min(len(sampler.class_names), 10)

@@ -22,20 +22,20 @@ def tiny():
     return config
 
 
-def save(config, workdir):
-    """Writes a tokenizer and a decoder of ten classes."""
+def save(config, workdir, class_names=tuple("0123456789"), label_drop=0.1):
+    """Writes a tokenizer and a decoder of these classes."""
     tokenizer = build.tokenizer(config)
     params = jax.jit(lambda key: init_tokenizer(tokenizer, key))(jax.random.key(0))
     about = {"kind": "tokenizer", "config": tokenizer.config, "fingerprint": "t" * 16}
     checkpoint.save_model(workdir / "tokenizer/model", plain(about), params)
     sizes = {"grid": build.grid(config), "vocab_size": tokenizer.config.codebook_size}
-    decoder = decoder_of(config.decoder, num_classes=10, **sizes)
+    decoder = decoder_of(config.decoder, num_classes=len(class_names), **sizes)
     params = jax.jit(lambda key: nn.unbox(init_decoder(decoder, key)))(jax.random.key(1))
     about = {
         "kind": "decoder",
         "config": dataclasses.asdict(decoder.config),
-        "class_names": [*"0123456789"],
-        "label_drop": 0.1,
+        "class_names": [*class_names],
+        "label_drop": label_drop,
         "tokenizer": "t" * 16,
         "fingerprint": "d" * 16,
         "steps": 0,

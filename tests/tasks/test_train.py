@@ -162,8 +162,11 @@ def test_the_finished_model_is_what_was_trained(workdir):
     (other / "codes").symlink_to(workdir / "codes")
     train.run(lean, other)
     mesh = parallel.make_mesh(parallel.MeshConfig())
-    one, two = (load_decoder(p / "decoder/model", mesh)[1] for p in (workdir, other))
+    (_, one, about), (_, two, _) = (
+        load_decoder(p / "decoder/model", mesh) for p in (workdir, other)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-4), one, two)
+    assert about["label_drop"] == config().train.label_drop
 
 
 def same(a, b):
