@@ -51,7 +51,7 @@ from lpd_jax.errors import InputError
 from lpd_jax.tasks import check
 
 _LOG = logging.getLogger("lpd_jax")
-_NOT_TASKS = ("build", "check", "results", "scoring", "start", "workdir")
+_NOT_TASKS = ("build", "check", "results", "scoring", "start", "tokenizer_parts", "workdir")
 TASKS = tuple(m.name for m in pkgutil.iter_modules(tasks.__path__) if m.name not in _NOT_TASKS)
 # What the machine, not the program, is to blame for.
 _DISK = {

@@ -1,6 +1,6 @@
 import numpy as np
 
-from lpd_jax.evaluation.reconstruction import code_counts, codebook_usage, psnr
+from lpd_jax.evaluation.reconstruction import code_counts, codebook_usage, psnr, ssim_of_each
 
 
 def test_psnr_of_a_known_error():
@@ -21,3 +21,25 @@ def test_codebook_usage():
     codes = np.array([[0, 2, 2], [7, 0, 0]])
     assert code_counts(codes, 8).tolist() == [3, 0, 2, 0, 0, 0, 0, 1]
     assert codebook_usage(codes, 8) == 3 / 8
+
+
+def test_ssim_is_that_of_every_window():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 10, 12, 3), dtype=np.uint8)
+    other = (images * 0.7 + rng.integers(0, 60, images.shape)).astype(np.uint8)
+    found = []
+    for x, y in zip(images, other, strict=True):
+        windows = []
+        for row in range(10 - 6):
+            for column in range(12 - 6):
+                for channel in range(3):
+                    place = (slice(row, row + 7), slice(column, column + 7), channel)
+                    a, b = x[place].ravel().astype(float), y[place].ravel().astype(float)
+                    (va, cov), (_, vb) = np.cov(a, b)
+                    c1, c2 = 2.55**2, 7.65**2
+                    top = (2 * a.mean() * b.mean() + c1) * (2 * cov + c2)
+                    bottom = (a.mean() ** 2 + b.mean() ** 2 + c1) * (va + vb + c2)
+                    windows.append(top / bottom)
+        found.append(np.mean(windows))
+    np.testing.assert_allclose(ssim_of_each(images, other), found, rtol=1e-10)
+    np.testing.assert_allclose(ssim_of_each(images, images), 1)
