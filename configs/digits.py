@@ -39,5 +39,7 @@ def get_config() -> ConfigDict:
         log_every=10,
         save_every=200,
     )
-    config.sample.update(guidance=1.8, temperature=0.95, batch_size=90)
+    # Repulsion as in the paper: fewer bits of held-out codes than 1, and as good samples
+    # (docs/schedules.md).
+    config.sample.update(repulsion=2.0, guidance=1.8, temperature=0.95, batch_size=90)
     return config

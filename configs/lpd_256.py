@@ -91,5 +91,5 @@ def get_config(size: str = "L") -> ConfigDict:
         dtype="bfloat16",  # decoder and VQ decoder, as the official evaluation under autocast
         segments=8 if name == "L" else 4,  # padded work 1.045 and 1.124; more compile longer
     )
-    config.evaluate.steps = config.sample.steps
+    config.evaluate.update(steps=config.sample.steps, num_images=50_000)
     return config

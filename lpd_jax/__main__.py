@@ -9,13 +9,17 @@ chain; each goes on where it stopped (TASK --help says more):
   sample           generates images of chosen classes
   evaluate         judges generated images against real ones and writes the report
   pipeline         runs the five above
+  reference        statistics of real images, for evaluate
+  search           finds the guidance with the best FID
   edit             generates parts of images anew: inpainting, outpainting, another class
+  demo             a page in the browser: images appear as they are generated, and are edited
   export           the compiled sampler in a file that runs without this package
   convert          official PyTorch weights in, and ours out
   orders           writes generation orders to files, with pictures
   ablate           runs a list of config differences and makes a table
   likelihood       judges orders and numbers of steps by the bits that held-out codes cost
   fit_schedule     fits group sizes to a trained decoder
+  fit_order        asks a trained decoder which cells depend on each other, for an order
 
 Several processes (--coordinator=host:port --num_processes=2 --process_id=0, or what Slurm, a GKE
 JobSet or a TPU slice says of itself) work as one; only process 0 writes files and shows progress.
@@ -46,12 +50,16 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 import lpd_jax
-from lpd_jax import config_files, distributed, logs, storage, tasks, xla
+from lpd_jax import config_files, config_help, distributed, logs, storage, tasks, xla
+from lpd_jax.configs import base
 from lpd_jax.errors import InputError
 from lpd_jax.tasks import check
 
 _LOG = logging.getLogger("lpd_jax")
-_NOT_TASKS = ("build", "check", "results", "scoring", "start", "tokenizer_parts", "workdir")
+_NOT_TASKS = (
+    *("build", "check", "evaluators", "judging", "measuring"),
+    *("reconstructing", "results", "scoring", "start", "tokenizer_parts", "workdir"),
+)
 TASKS = tuple(m.name for m in pkgutil.iter_modules(tasks.__path__) if m.name not in _NOT_TASKS)
 # What the machine, not the program, is to blame for.
 _DISK = {
@@ -105,7 +113,7 @@ def command(arguments: list[str]) -> int:
 def _main(arguments: list[str]) -> None:
     task, given, fields = _parse(arguments)
     if given.help or given.version:
-        print(_version() if given.version else _help(task))
+        print(_version() if given.version else _help(task, given.config))
         return
     if task not in TASKS:
         asked = "name one task" if task is None else f"unknown task {task!r}"
@@ -118,6 +126,7 @@ def _main(arguments: list[str]) -> None:
     config_files.override(config, fields)
     if given.checkpoint is not None:
         config.checkpoint = given.checkpoint
+    config.demo.config = config.demo.config or given.config
     for where in filter(None, (given.workdir, config.checkpoint)):
         storage.check(where)
     cluster = distributed.cluster(
@@ -210,14 +219,29 @@ def _parse(arguments: list[str]) -> tuple[str | None, flags.FlagValues, list[str
     return next(iter(tasks_named), None), given, fields
 
 
-def _help(task: str | None) -> str:
-    """Help of the command or, for a task, what its file says of it."""
+def _help(task: str | None, choice: str | None) -> str:
+    """Help of the command or, for a task, what its file says of it and the fields that it reads."""
     if task not in TASKS:
         listed = _define().main_module_help().strip().partition("\n")[2]
         return f"{__doc__}\nFlags:\n{listed}"
-    source = Path(importlib.util.find_spec(f"lpd_jax.tasks.{task}").origin).read_text("utf-8")
-    about = ast.get_docstring(ast.parse(source)).removeprefix("Task: ")
-    return f"{task}: {about}\n\nlpd --help lists tasks and flags; configs/base.py all fields."
+    about = ast.get_docstring(ast.parse(_source(task))).removeprefix("Task: ")
+    config = config_files.load(choice) if choice else base.get_config()
+    return (
+        f"{task}: {about}\n\nFields, set by --config.section.field=value, as they are "
+        f"in {choice or 'configs/base.py'}:\n{config_help.listed(config, _sections(task))}\n\n"
+        "lpd --help lists tasks and flags; configs/base.py all fields."
+    )
+
+
+def _source(task: str) -> str:
+    return Path(importlib.util.find_spec(f"lpd_jax.tasks.{task}").origin).read_text("utf-8")
+
+
+def _sections(task: str) -> set[str]:
+    """Sections of the config that a task reads, and those of the tasks that it runs."""
+    source = _source(task)
+    run = (name for name in TASKS if name != task and f" {name}.run(config" in source)
+    return {task, *config_help.read_by(source)}.union(*map(_sections, run))
 
 
 def _version() -> str:

@@ -195,6 +195,19 @@ def put_batch(batch, mesh: Mesh):
     return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
 
 
+def in_turn(results):
+    """`results` of a program; on CPUs once they are there.
+
+    For programs that do not wait for each other's results. With several devices XLA's CPU client
+    may begin a second program with collectives before every device has begun the first, and has no
+    thread left for the others: both wait until XLA ends the process (8 devices on 2 cores, jaxlib
+    0.10.2: within 25 rounds of 44 programs; in 101 rounds never, one after the other).
+    """
+    places = set().union(*(x.sharding.device_set for x in jax.tree.leaves(results)))
+    on_cpus = any(device.platform == "cpu" for device in places)
+    return jax.block_until_ready(results) if on_cpus else results
+
+
 def _process_parts(mesh: Mesh) -> np.ndarray:
     """Which of the `batch_ways` parts of a batch lie on this process's devices, ascending."""
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_ways(mesh),))

@@ -140,7 +140,10 @@ def run_without_the_package(directory, *runs):
 
 
 # In bfloat16 what the compiler fuses decides what is rounded; another code would be another image.
-@pytest.mark.parametrize(("dtype", "most", "mean"), [("float32", 0, 0), ("bfloat16", 8, 1)])
+@pytest.mark.parametrize(
+    ("dtype", "most", "mean"),
+    [("float32", 0, 0), pytest.param("bfloat16", 8, 1, marks=pytest.mark.slow)],
+)
 def test_the_script_draws_them_without_this_package(workdir, config, tmp_path, dtype, most, mean):
     config.sample.dtype = dtype
     config.export.path = str(tmp_path / "new" / "digits")

@@ -6,17 +6,20 @@ M images, S side in pixels.
 import dataclasses
 
 import numpy as np
+from sklearn.linear_model import RidgeClassifier
 from sklearn.svm import SVC
 
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation.pixels import features, gray
 
+_PAIRED = 100  # classes at most
+
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A support vector machine on small gray images."""
+    """A support vector machine, or for many classes a linear one, on small gray images."""
 
-    machine: SVC
+    machine: SVC | RidgeClassifier
     side: int
 
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -41,4 +44,7 @@ def fit_classifier(images: np.ndarray, labels: np.ndarray, side: int = 8) -> Cla
     """
     if len(np.unique(labels)) < 2:
         raise InputError("A classifier needs images of at least two classes; add a class.")
-    return Classifier(SVC(C=10.0).fit(features(gray(images, side)), labels), side)
+    # The machine compares all pairs of classes, of which a thousand have half a million.
+    many = len(np.unique(labels)) > _PAIRED
+    machine = RidgeClassifier() if many else SVC(C=10.0)
+    return Classifier(machine.fit(features(gray(images, side)), labels), side)

@@ -3,6 +3,7 @@
 N images, D features, C classes.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -63,14 +64,15 @@ def frechet_error(features: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> fl
     Raises:
         InputError: as `frechet`; fewer than two images.
     """
-    own = Moments.of(features)
+    blocks = [slice(start, start + _ROWS) for start in range(0, len(features), _ROWS)]
+    # Part by part: features that are mapped from a file stay there.
+    own = functools.reduce(Moments.merge, (Moments.of(features[rows]) for rows in blocks))
     first, second = _gaussian(own.mean, own.covariance), _gaussian(mu, sigma)
     basis, singular, _ = np.linalg.svd(first.root.T @ second.root, full_matrices=False)
     # Maps a deviation from the mean to its coordinates in which the covariance is 1.
     whiten = first.root / np.square(first.root).sum(axis=0) @ basis
     effects = np.empty(len(features))
-    for start in range(0, len(features), _ROWS):
-        rows = slice(start, start + _ROWS)
+    for rows in blocks:
         x = np.asarray(features[rows], np.float64) - own.mean
         transported = np.square(x @ whiten) @ singular
         effects[rows] = 2 * x @ (own.mean - second.mean) + np.square(x).sum(axis=1) - transported

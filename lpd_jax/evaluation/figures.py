@@ -16,9 +16,11 @@ class Figure:
     Attributes:
         name: for people.
         meaning: one line.
-        unit: "%" shows a share in [0, 1] in per cent; "dB"; "" is a plain number.
+        unit: "%" shows a share in [0, 1] in per cent; "dB"; ".2f" and the like fix the digits; ""
+            is a plain number.
         real: key of the same figure of real images, what a perfect generator has.
         at_most: whether a bar for it is an upper one.
+        error, published: keys of its standard error, and of what the paper has.
     """
 
     name: str
@@ -26,6 +28,14 @@ class Figure:
     unit: str = ""
     real: str = ""
     at_most: bool = False
+    error: str = ""
+    published: str = ""
+
+
+def _inception(key: str, name: str, meaning: str, unit: str = ".2f") -> dict[str, Figure]:
+    """An entry of `FIGURES`: a figure with an error, and what the paper has where it has one."""
+    own = Figure(name, meaning, unit, error=f"{key}.error", published=f"{key}.published")
+    return {f"{key}.value": own}
 
 
 # Group -> key in the report -> how it is shown.
@@ -81,6 +91,22 @@ FIGURES: dict[str, dict[str, Figure]] = {
             at_most=True,
         ),
     },
+    "generated images": {
+        "evaluation.count": Figure("images", "generated or given, all of which are judged"),
+        **_inception("fid", "FID", "Fréchet distance to the reference, lower is better"),
+        **_inception("sfid", "sFID", "the same of spatial features"),
+        **_inception("inception_score", "inception score", "10 shuffled splits, higher is better"),
+        **_inception("inception_score_adm", "inception score, ADM", "consecutive splits of 5,000"),
+        **_inception("precision", "precision", "share of generated among real images", ".4f"),
+        **_inception("recall", "recall", "share of real among generated images", ".4f"),
+    },
+    "reconstructions": {
+        "reconstruction.count": Figure("images", "held-out images after encode and decode"),
+        **_inception("rfid", "rFID", "Fréchet distance of reconstructions to the images"),
+        "reconstruction.psnr_db": Figure("PSNR", "mean over the images", "dB"),
+        "reconstruction.ssim": Figure("SSIM", "structural similarity, 1 is equal", ".4f"),
+        "reconstruction.lpips": Figure("LPIPS", "VGG16, lower is better", ".4f"),
+    },
 }
 
 # What the digits of `configs/digits.py` are held to. Other data have no bar but real images.
@@ -103,6 +129,8 @@ class Row:
     bar: str
     verdict: str
     meaning: str
+    error: str = ""
+    published: str = ""
 
 
 def rows(report: Mapping[str, Any]) -> dict[str, list[Row]]:
@@ -126,7 +154,12 @@ def _row(key: str, figure: Figure, flat: Mapping[str, Any], bars: Mapping[str, f
             good = value <= bars[key] if figure.at_most else value >= bars[key]
             verdict = "good" if good else "short"
     real = show(flat[figure.real], figure.unit) if figure.real in flat else ""
-    return Row(figure.name, show(value, figure.unit), real, bar, verdict, figure.meaning)
+    error, published = (
+        show(flat[key], figure.unit) if known(flat.get(key)) else ""
+        for key in (figure.error, figure.published)
+    )
+    shown = show(value, figure.unit)
+    return Row(figure.name, shown, real, bar, verdict, figure.meaning, error, published)
 
 
 def known(value: Any) -> bool:
@@ -147,6 +180,8 @@ def show(value: Any, unit: str = "") -> str:
         return f"{100 * value:.1f} %"
     if unit == "dB":
         return f"{value:.1f} dB"
+    if unit.startswith("."):
+        return f"{value:{unit}}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -93,7 +93,7 @@ class Judge:
         size = self._size(len(looks.levels))
         if size < 2:
             return math.nan
-        return pixels.frechet_distance(pixels.features(looks.levels), self.heldout, size)
+        return pixels.frechet_distance(looks.levels, self.heldout, size)
 
     def frechet_floor(self, count: int) -> float:
         """The distance that `count` images of a perfect generator have."""
@@ -103,14 +103,14 @@ class Judge:
 
     def near_copies(self, looks: Looks) -> float:
         """Share of images that are nearly training images."""
-        return self._near_copies(pixels.features(looks.levels))
+        return self._near_copies(looks.levels)
 
     def near_copies_heldout(self) -> float:
         """The same share of the held-out images."""
         return self._near_copies(self.heldout)
 
-    def _near_copies(self, gray: np.ndarray) -> float:
-        return pixels.near_copies(gray, self.train) if len(self.train) > 1 else math.nan
+    def _near_copies(self, images: np.ndarray) -> float:
+        return pixels.near_copies(images, self.train) if len(self.train) > 1 else math.nan
 
     def _size(self, count: int) -> int:
         """Images in a distance: two disjoint sets of real ones must have them as well."""

@@ -95,7 +95,8 @@ def scorer(
             index = (first + rows) % count  # the last batch is filled up from the beginning
             arrays = images["codes"][index], images["label"][index], orders[index]
             arrays = parallel.put_batch(arrays, mesh)
-            found.append(token_bits(decoder, params, *arrays, jnp.asarray(step_of), chunk))
+            scored = token_bits(decoder, params, *arrays, jnp.asarray(step_of), chunk)
+            found.append(parallel.in_turn(scored))
         return np.concatenate(distributed.to_host(found))[:count].astype(np.float64)
 
     return bits
@@ -148,12 +149,18 @@ def difference(a: Score, b: Score) -> tuple[float, float]:
     return float(apart.mean()), _error(apart)
 
 
+def label(order: str, repulsion: float | None, groups: str = "cosine") -> str:
+    """Name of a schedule for people: its order, and its groups where they are not the usual."""
+    name = order if repulsion is None else f"{order} {repulsion:g}"
+    return name if groups == "cosine" else f"{name}, {groups}"
+
+
 def by_order(rows: Sequence[Mapping[str, Any]], best: str) -> tuple[list[str], list[list[str]]]:
     """Bits per token as text: a line for each order, a column for each number of steps.
 
     Args:
-        rows: each with `order`, `repulsion` (None of orders that have none), `steps` and
-            `bits_per_token`.
+        rows: each with `order`, `repulsion` (None of orders that have none), `steps`,
+            `bits_per_token` and, unless they are cosine, `groups`.
         best: marks the least of a column, as "{}*" does.
 
     Returns:
@@ -162,15 +169,15 @@ def by_order(rows: Sequence[Mapping[str, Any]], best: str) -> tuple[list[str], l
     steps = sorted({row["steps"] for row in rows}, reverse=True)
     named = {}
     for row in rows:
-        label = row["order"] if row["repulsion"] is None else f"{row['order']} {row['repulsion']:g}"
-        named.setdefault(label, {})[row["steps"]] = row["bits_per_token"]
+        name = label(row["order"], row["repulsion"], row.get("groups", "cosine"))
+        named.setdefault(name, {})[row["steps"]] = row["bits_per_token"]
     least = {n: min(own[n] for own in named.values() if n in own) for n in steps}
 
     def cell(own: Mapping[int, float], n: int) -> str:
         text = f"{own[n]:.3f}" if n in own else ""
         return best.format(text) if own.get(n) == least[n] else text
 
-    lines = [[label, *(cell(own, n) for n in steps)] for label, own in named.items()]
+    lines = [[name, *(cell(own, n) for n in steps)] for name, own in named.items()]
     return ["order \\ steps", *map(str, steps)], lines
 
 

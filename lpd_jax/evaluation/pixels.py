@@ -22,8 +22,8 @@ def gray(images: np.ndarray, side: int | None = None) -> np.ndarray:
 
 
 def features(levels: np.ndarray) -> np.ndarray:
-    """Gray levels uint8 [M, D] -> float64 [M, D] in [0, 1]."""
-    return levels / 255
+    """Gray levels uint8 [M, D] -> float64 [M, D] in [0, 1]; features themselves stay."""
+    return levels / 255 if levels.dtype == np.uint8 else levels
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray, size: int | None = None, seed: int = 0) -> float:
@@ -37,7 +37,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray, size: int | None = None, seed
     product stumbles over.
 
     Args:
-        a, b: float64 [M_a, D] and [M_b, D], at least two rows each.
+        a, b: float64 features or uint8 levels [M_a, D] and [M_b, D], at least two rows each.
         size: uses this many rows of each, drawn by `seed`; all by default.
     """
     if size is not None:
@@ -45,6 +45,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray, size: int | None = None, seed
         a, b = (x[rng.permutation(len(x))[:size]] for x in (a, b))
     if min(len(a), len(b)) < 2:
         raise InputError("A Fréchet distance needs at least two images on each side; add images.")
+    a, b = features(a), features(b)
     root_a, root_b = _covariance_root(a), _covariance_root(b)
     cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     means = np.square(a.mean(0) - b.mean(0)).sum()
@@ -77,7 +78,8 @@ def near_copies(images: np.ndarray, train: np.ndarray, percentile: float = 1.0) 
     distance between look-alikes (digits at 32x32: any PSNR above 24 dB).
 
     Args:
-        images, train: float64 [M, D] and [M_train, D], see `gray`.
+        images: float64 features or uint8 levels [M, D], of which a block is converted at a time.
+        train: float64 [M_train, D].
     """
     threshold = np.percentile(_nearest(train, train, skip_self=True), percentile)
     return float(np.mean(_nearest(images, train) < threshold))
@@ -93,7 +95,7 @@ def _nearest(x: np.ndarray, y: np.ndarray, skip_self: bool = False) -> np.ndarra
     """Distance [M_x] from each row of x to the nearest row of y, in blocks of 1,024 rows."""
     nearest = []
     for start in range(0, len(x), 1024):
-        block = x[start : start + 1024]
+        block = features(x[start : start + 1024])
         squared = np.square(block).sum(1)[:, None] + np.square(y).sum(1) - 2 * block @ y.T
         if skip_self:
             rows = np.arange(len(block))

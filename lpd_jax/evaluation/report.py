@@ -20,7 +20,9 @@ from lpd_jax.evaluation.figures import show
 CLASSES_SHOWN = 20
 
 # Columns that are set to the right.
-NUMBERS = frozenset({"value", "real images", "bar", "images", "class accuracy"})
+NUMBERS = frozenset(
+    {"value", "± error", "published", "real images", "bar", "images", "class accuracy"}
+)
 
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:60rem;"
@@ -71,7 +73,7 @@ def table(report: Mapping[str, Any]) -> str:
         widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
         for row in shown:
             padded = (
-                cell.rjust(width) if name in ("value", "real images") else cell.ljust(width)
+                cell.rjust(width) if name in NUMBERS - {"bar"} else cell.ljust(width)
                 for name, cell, width in zip(head[:-1], row, widths, strict=True)
             )
             lines.append("  ".join(padded).rstrip())
@@ -92,7 +94,8 @@ def table(report: Mapping[str, Any]) -> str:
 
 def _figure_tables(report: Mapping[str, Any]) -> list[Table]:
     """Columns that are empty throughout are left out."""
-    columns = {"value": "value", "real images": "real", "bar": "bar", "verdict": "verdict"}
+    columns = {"value": "value", "± error": "error", "published": "published"}
+    columns |= {"real images": "real", "bar": "bar", "verdict": "verdict"}
     tables = []
     for group, rows in figures.rows(report).items():
         used = {
@@ -121,7 +124,8 @@ def _tables(report: Mapping[str, Any]) -> list[Table]:
         )
         tables.append((title, head, cells))
     explained = {key for group in figures.FIGURES.values() for key in group}
-    explained |= {figure.real for group in figures.FIGURES.values() for figure in group.values()}
+    known = [figure for group in figures.FIGURES.values() for figure in group.values()]
+    explained |= {key for figure in known for key in (figure.real, figure.error, figure.published)}
     rest = [
         [key.removeprefix("samples.settings."), show(value)]
         for key, value in figures.flatten(report)

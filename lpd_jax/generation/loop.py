@@ -130,6 +130,13 @@ class Passes:
         """Repeats rows for the guided and the unguided branch, which lie side by side."""
         return x if self.rule.guidance is None else jnp.repeat(x, 2, axis=0)
 
+    def with_no_class(self, labels: jax.Array) -> jax.Array:
+        """Labels int32 [B] of the branches: with guidance [2B], each beside no class."""
+        if self.rule.guidance is None:
+            return labels
+        no_class = jnp.full_like(labels, self.config.num_classes)
+        return jnp.stack([labels, no_class], axis=1).reshape(-1)
+
     def visible(self, *groups: int) -> jax.Array:
         """Attention mask among the new places of a pass: groups of context, then one of queries.
 
@@ -152,10 +159,7 @@ class Passes:
             is full.
         """
         size = self.plan.group_sizes[0]
-        if self.rule.guidance is not None:
-            no_class = jnp.full_like(labels, self.config.num_classes)
-            labels = jnp.stack([labels, no_class], axis=1).reshape(-1)
-        context = self.apply(labels, method="embed_class")
+        context = self.apply(self.with_no_class(labels), method="embed_class")
         if known is not None:
             codes, positions = map(self.branches, known)
             embedded = self.apply(codes, positions, method="embed_codes")

@@ -23,8 +23,8 @@ from flax import struct
 
 from lpd_jax import checks
 from lpd_jax.errors import InputError
-from lpd_jax.generation import locality
-from lpd_jax.generation.groups import check_group_sizes
+from lpd_jax.generation import field, locality
+from lpd_jax.generation.groups import check_group_sizes, step_of
 
 Grid = tuple[int, int]
 Groups = tuple[int, ...]
@@ -179,6 +179,74 @@ class RegionParallel:
         return _visit(cells.transpose(1, 3, 0, 2).ravel(), grid, group_sizes, known)
 
 
+@struct.dataclass
+class Field:
+    """What depends on each other in different groups, as a model itself says (see `field`).
+
+    Not among the names: it takes data.
+
+    Attributes:
+      squares: int32[N, N].
+      context: int32[], both of `field.fixed_point`.
+    """
+
+    squares: jax.Array
+    context: jax.Array
+
+    def draw(self, key: jax.Array, grid: Grid, group_sizes: Groups, known: Known = None):
+        self._check(grid)
+        known = _context(grid, group_sizes, known)
+        begins = jnp.asarray(np.diff(step_of(group_sizes), prepend=-1) > 0)
+        return field.draw(key, begins, known, self.squares, self.context)
+
+    def draw_by_step(self, key: jax.Array, grid: Grid, step_of: jax.Array):
+        """As the function of this name."""
+        self._check(grid)
+        begins, known = jnp.diff(step_of, prepend=-1) > 0, jnp.zeros(len(step_of), bool)
+        return field.draw(key, begins, known, self.squares, self.context)
+
+    def _check(self, grid: Grid) -> None:
+        if len(self.squares) != math.prod(grid):
+            raise InputError(
+                f"the field of dependence is of {len(self.squares)} cells, and a "
+                f"{grid[0]}x{grid[1]} grid has {math.prod(grid)}; measure it on this model with "
+                "the task fit_order."
+            )
+
+
+@struct.dataclass
+class Confident:
+    """The surest cells first: an order that comes about while an image is generated (`confident`).
+
+    Attributes:
+      threshold: probability of a cell's likeliest code above which it is kept beyond the group
+        size of its pass, up to the largest of them; 1 or more keeps to the sizes.
+      noise: Gumbel noise on the logarithm of that probability, falling to 0 with the last token
+        (the choice temperature of MaskGIT).
+    """
+
+    threshold: float | jax.Array = 1.0
+    noise: float | jax.Array = 0.0
+
+    def draw(self, key: jax.Array, grid: Grid, group_sizes: Groups, known: Known = None):
+        raise InputError(
+            "the order 'confident' is chosen by the model while it generates: it can be sampled, "
+            "and not drawn ahead, edited with, watched, exported or scored."
+        )
+
+
+def confident(threshold: float, noise: float) -> Confident:
+    """The order of that name with numbers that are checked and of one type.
+
+    Raises:
+      InputError: the threshold is not above 0, or the noise below 0.
+    """
+    if checks.number("confidence_threshold", threshold, 0) == 0:
+        raise InputError("confidence_threshold=0 must be above 0; 1 keeps to the group sizes.")
+    noise = checks.number("confidence_noise", noise, 0)
+    return Confident(jnp.float32(threshold), jnp.float32(noise))
+
+
 NAMES = {
     "locality": LocalityAware,
     "near": NearContext,
@@ -220,6 +288,8 @@ def draw_by_step(order, key: jax.Array, grid: Grid, step_of: jax.Array) -> jax.A
     """
     if isinstance(order, LocalityAware | NearContext | SpreadOnly):
         return locality.draw_by_step(key, grid, step_of, order.rule)
+    if isinstance(order, Field):
+        return order.draw_by_step(key, grid, step_of)
     return order.draw(key, grid, (1,) * math.prod(grid))  # the same for any groups
 
 

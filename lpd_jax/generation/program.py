@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from lpd_jax import parallel
-from lpd_jax.generation import editing
+from lpd_jax.generation import confident, editing
 from lpd_jax.generation.addresses import given_or_drawn, image_keys
 from lpd_jax.generation.loop import generate_codes, to_raster
+from lpd_jax.generation.orders import Confident
 from lpd_jax.generation.plan import Plan
 from lpd_jax.generation.results import Samples
 from lpd_jax.generation.sampling import SamplingRule
@@ -91,15 +92,22 @@ def generate(
         order: one of `lpd_jax.generation.orders`, drawn per image; or orders int32 [B, N].
         plan: group sizes and padding; static.
         rule: guidance and sampling.
-        parts: of the batch that go through the tokenizer one after the other; static.
+        parts: of the batch that go through the tokenizer one after the other; 0 makes codes only
+            and images of no pixels; static.
     """
     grid = decoder.config.grid
     _, token_keys = image_keys(key, indices)
-    orders = given_or_drawn(order, key, indices, grid, plan.group_sizes)
-    generated = generate_codes(decoder, params[0], labels, orders, token_keys, plan, rule)
+    given, steps = (decoder, params[0], labels), None
+    if isinstance(order, Confident):
+        generated, orders, steps = confident.generate_codes(*given, token_keys, plan, rule, order)
+    else:
+        orders = given_or_drawn(order, key, indices, grid, plan.group_sizes)
+        generated = generate_codes(*given, orders, token_keys, plan, rule)
     codes = parallel.constrain_batch(to_raster(generated, orders, decoder.config.num_tokens))
-    images = in_parts(functools.partial(to_pixels, tokenizer, params[1], grid), parts, codes)
-    return parallel.constrain_batch(Samples(images, codes, orders))
+    images = jnp.zeros((codes.shape[0], 0, 0, 3), jnp.uint8)
+    if parts:
+        images = in_parts(functools.partial(to_pixels, tokenizer, params[1], grid), parts, codes)
+    return parallel.constrain_batch(Samples(images, codes, orders, steps))
 
 
 @functools.partial(jax.jit, static_argnames=("decoder", "tokenizer", "plan", "parts"))

@@ -22,11 +22,14 @@ class Samples:
         images: uint8 [B, H, W, 3].
         codes: int32 [B, N], raster order.
         orders: int32 [B, N], generation position -> raster index; [B, M] of an edit.
+        steps: int32 [B, N], the pass that generated each token, where images have groups of their
+            own (`confident`); else None. The passes that an image took are its last one and 1.
     """
 
     images: Any
     codes: Any
     orders: Any
+    steps: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

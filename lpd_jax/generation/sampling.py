@@ -141,9 +141,11 @@ def sample(
     Args:
         logits: float32 [B, Q, V].
         keys: typed keys [B], one per image.
-        positions: int32 [Q], generation positions.
+        positions: int32 [Q], generation positions; [B, Q] where images differ in them.
         rule: temperature, top-k and top-p are used.
     """
+    if positions.ndim == 2:
+        return _sample(logits, keys, positions, rule)
     return parallel.by_device(_sample, (logits, keys), positions, rule)
 
 
@@ -154,5 +156,6 @@ def _sample(logits, keys, positions, rule):
     def draw(key: jax.Array, position: jax.Array, logits: jax.Array) -> jax.Array:
         return jax.random.categorical(jax.random.fold_in(key, position), logits)
 
-    drawn = jax.vmap(jax.vmap(draw, (None, 0, 0)), (0, None, 0))(keys, positions, logits)
+    per_image = None if positions.ndim == 1 else 0
+    drawn = jax.vmap(jax.vmap(draw, (None, 0, 0)), (0, per_image, 0))(keys, positions, logits)
     return drawn.astype(jnp.int32)

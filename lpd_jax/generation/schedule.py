@@ -24,11 +24,14 @@ class Schedule:
       orders: int32[B, M], generation position → raster index in 0..N-1.
       group_sizes: S ints, sum M (static).
       grid: (h, w) (static).
+      steps: int32[B, M], of each generation position where images have groups of their own, no
+        more of them than `group_sizes`; else None.
     """
 
     orders: jax.Array
     group_sizes: tuple[int, ...] = struct.field(pytree_node=False)
     grid: tuple[int, int] = struct.field(pytree_node=False)
+    steps: jax.Array | None = None
 
     @property
     def step_of(self) -> np.ndarray:
@@ -38,9 +41,11 @@ class Schedule:
     @property
     def step_map(self) -> jax.Array:
         """Step at which each cell is generated: int32[B, h, w]; -1 where it is known."""
-        blank = jnp.full((len(self.orders), self.grid[0] * self.grid[1]), -1, jnp.int32)
-        steps = jax.vmap(lambda cells, order: cells.at[order].set(self.step_of))(blank, self.orders)
-        return steps.reshape(-1, *self.grid)
+        orders = jnp.asarray(self.orders)
+        blank = jnp.full((len(orders), self.grid[0] * self.grid[1]), -1, jnp.int32)
+        steps = jnp.broadcast_to(self.step_of if self.steps is None else self.steps, orders.shape)
+        found = jax.vmap(lambda row, order, own: row.at[order].set(own))(blank, orders, steps)
+        return found.reshape(-1, *self.grid)
 
     def groups(self, image: int = 0) -> list[list[int]]:
         """What each step generates in one image: S lists of raster indices, for people."""

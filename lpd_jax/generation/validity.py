@@ -1,11 +1,12 @@
-"""Is an order one that the locality-aware rule can produce, and are two sets of them alike?
+"""Is an order one that its rule can produce, and are two sets of them alike?
 
 Dims: B orders, h×w grid, N = h·w cells, M generated cells, S steps.
 
-The rule is random in the order of ties only, so a pick is valid if and only if some order of the
-ties leads to it. Ties within a step are ordered once, but the picks so far never contradict a later
-choice among the cells that are left; each pick can therefore be checked given the picks before it.
-This NumPy reading of the rule shares no code with `locality`.
+The locality-aware rule is random in the order of ties only, and so is that of a field: a pick is
+valid if and only if some order of the ties leads to it. Ties within a step are ordered once, but
+the picks so far never contradict a later choice among the cells that are left; each pick can
+therefore be checked given the picks before it. This NumPy reading of the rules shares no code with
+`locality` or `field`.
 """
 
 import numpy as np
@@ -62,6 +63,39 @@ def first_violation(
         taken |= (down == 0) & (across == 0)
         open_ &= ~((down <= repulsion) & (across <= repulsion)) & ~taken
         gap = np.minimum(gap, down**2 + across**2)
+    return violation
+
+
+def first_field_violation(
+    orders: np.ndarray,
+    group_sizes: tuple[int, ...],
+    squares: np.ndarray,
+    context: int,
+    *,
+    known: np.ndarray | None = None,
+) -> np.ndarray:
+    """As `first_violation`, of the rule of `field`.
+
+    Args:
+      orders: int[B, M], in pick order inside each group.
+      group_sizes: S ints, sum M.
+      squares, context: of `field.fixed_point`.
+      known: bool[N]; none by default.
+    """
+    orders, squares = np.asarray(orders), np.asarray(squares, np.int64)
+    check_group_sizes(group_sizes, orders.shape[1])
+    ends = np.cumsum(group_sizes)
+    before = np.flatnonzero(np.zeros(len(squares)) if known is None else known).tolist()
+    violation = np.full(len(orders), -1)
+    for image, order in enumerate(orders.tolist()):
+        for position, cell in enumerate(order):
+            begin = max([0, *ends[ends <= position].tolist()])
+            there, group = before + order[:begin], order[begin:position]
+            score = int(context) * squares[there].sum(0) - 16 * squares[group].sum(0)
+            left = np.setdiff1d(np.arange(len(squares)), there + group)
+            if cell not in left or score[cell] < score[left].max():
+                violation[image] = position
+                break
     return violation
 
 

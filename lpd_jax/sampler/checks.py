@@ -99,6 +99,10 @@ def order(
     """
     if isinstance(given, LocalityAware):  # its numbers in one type, for one program
         return orders.named("locality", given.proximity, given.repulsion)
+    if isinstance(given, str) and given == "confident":
+        given = orders.Confident()
+    if isinstance(given, orders.Confident):
+        return orders.confident(given.threshold, given.noise)
     if hasattr(given, "draw"):
         return given
     if isinstance(given, str):

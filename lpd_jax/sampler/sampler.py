@@ -181,7 +181,7 @@ class Sampler:
     def schedule(self, samples: Samples, group_sizes: Sequence[int] | None = None) -> Schedule:
         """The schedule that generated `samples`; by default that of `defaults`."""
         sizes = self._sizes() if group_sizes is None else tuple(group_sizes)
-        return Schedule(samples.orders, sizes, self.decoder.config.grid)
+        return Schedule(samples.orders, sizes, self.decoder.config.grid, samples.steps)
 
     def sample(
         self,
@@ -237,24 +237,25 @@ class Sampler:
         batch_size: int | None = None,
         segments: int = 1,
         progress: bool = False,
+        pixels: bool = True,
     ) -> Iterator[Batch]:
         """The images of `sample`, one batch at a time, in memory that does not grow.
 
-        Arguments and errors are those of `sample`; errors are raised by the call itself.
+        Arguments and errors are those of `sample`; errors are raised by the call itself. Without
+        `pixels` images are left out, of sides 0, and their codes alone are made.
 
         Yields:
-            For each batch the rows (places in `labels`) and images that the devices of this process
-            hold, which no other process yields. A process may hold none of a batch. Nothing is sent
-            between processes, and all of them take as many batches.
+            For each batch the rows (places in `labels`) and images that this process's devices
+            hold, perhaps none. No other yields them, nothing is sent, and all take as many batches.
         """
         batches = self._batches(batch_size, "sample" * progress)
         rows, program = self._generation(
-            labels, group_sizes, order, rule, seed, first_index, segments
+            labels, group_sizes, order, rule, seed, first_index, segments, pixels
         )
         return batches.here(rows, program)
 
     def _generation(
-        self, labels, group_sizes, order, rule, seed, first_index, segments
+        self, labels, group_sizes, order, rule, seed, first_index, segments, pixels=True
     ) -> tuple[np.ndarray, Program]:
         """Checks; returns the rows to generate, and the program that does."""
         count, given = self._given(labels, order, seed, first_index)
@@ -263,7 +264,7 @@ class Sampler:
         plan = make_plan(sizes, whole("segments", segments, 1))
 
         def program(take: Take, parts: int) -> Samples:
-            return generate(*self._networks, *given(take), plan, rule, parts)
+            return generate(*self._networks, *given(take), plan, rule, parts * pixels)
 
         return np.arange(count), program
 

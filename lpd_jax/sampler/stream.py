@@ -76,10 +76,14 @@ class Batches:
 
         def collect(rows: np.ndarray, results: Samples) -> Batch:
             # Laid out as the rows went in; what lies so already is not moved.
-            results = jax.device_put(results, self._place)
-            held, images = _held(results.images)
-            inside = held < len(rows)
-            codes, orders = (_held(x)[1] for x in (results.codes, results.orders))
+            images, codes, orders = results.images, results.codes, results.orders
+            codes, orders = jax.device_put((codes, orders), self._place)
+            held, codes = _held(codes)
+            inside, orders = held < len(rows), _held(orders)[1]
+            if images.size:
+                images = _held(jax.device_put(images, self._place))[1]
+            else:  # of no pixels; jax cuts no array of size 0 in parts
+                images = np.empty((len(held), *images.shape[1:]), np.uint8)
             return Batch(rows[held[inside]], *(x[inside] for x in (images, codes, orders)))
 
         return self.run(rows, program, collect)

@@ -27,6 +27,7 @@ from lpd_jax import checkpoint, distributed, storage
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation import summary
 from lpd_jax.evaluation.judge import Judge, fit_judge, look_at
+from lpd_jax.generation import orders
 from lpd_jax.models.tokenizer import TokenizerConfig
 from lpd_jax.sampler import Sampler, draw_orders
 from lpd_jax.tasks import build, check, encode, scoring, train, train_tokenizer
@@ -204,7 +205,8 @@ def _prepare(config: ConfigDict, workdir: storage.Path) -> None:
 
 def _measure(config: ConfigDict, workdir: storage.Path, missing: list[Variant]) -> None:
     """Writes the figures of each variant."""
-    splits = (build.labelled_images(config.data, split) for split in ("train", "heldout"))
+    most = config.evaluate.real_images
+    splits = (build.labelled_images(config.data, split, most) for split in ("train", "heldout"))
     judge = fit_judge(*splits)
     floor = judge.frechet_floor(len(judge.heldout_labels))
     codes = _codes(config, workdir, judge)
@@ -292,18 +294,16 @@ def _figures(
     section, seed, labels = variant.config.sample, variant.config.seed, judge.heldout_labels
     network = sampler.decoder.config
     group_sizes = build.group_sizes(section, network.num_tokens)
-    if section.order_file:
-        order = build.order(section)
-    else:
+    order = build.order(section)
+    if not isinstance(order, np.ndarray | orders.Confident):
         # Orders as an array, so that all of them share the program of their group sizes.
         indices, key = jax.numpy.arange(len(labels)), jax.random.key(seed)
-        order = jax.device_get(
-            draw_orders(build.order(section), key, indices, network.grid, group_sizes)
-        )
-    batches = build.batches(variant.config, section, sampler, labels, orders_given=order)
+        order = jax.device_get(draw_orders(order, key, indices, network.grid, group_sizes))
+    given = order if isinstance(order, np.ndarray) else None
+    batches = build.batches(variant.config, section, sampler, labels, orders_given=given)
     looks, _ = look_at(judge, batches)
     bits = None
-    if codes is not None:
+    if codes is not None and given is not None:
         own = order[: len(labels)]
         bits = scoring.nll_bits(sampler, codes, own, group_sizes, section.batch_size)
     return {

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lpd_jax import checkpoint, distributed, parallel, storage
 from lpd_jax.errors import InputError
-from lpd_jax.generation import groups, mixture, orders, schedule
+from lpd_jax.generation import field, groups, mixture, orders, schedule
 from lpd_jax.generation.results import Batch
 from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
@@ -85,13 +85,18 @@ def labels(values: Sequence[int | str] | str, names: Sequence[str], num_classes:
     return check_labels(values, names, num_classes, True).tolist() if values else []
 
 
-def labelled_images(config: ConfigDict, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """All images uint8 [M, S, S, 3] and labels int [M] of a split of `images`."""
-    import grain
+def labelled_images(config: ConfigDict, split: str, most: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [M, S, S, 3] and labels int [M] of a split of `images`.
 
+    Where there are more than `most` (0: no limit), those that one draw takes, always the same, in
+    the order of the source. No others are read.
+    """
     source = images(config, split)
-    batch = next(iter(grain.MapDataset.source(source).batch(len(source))))
-    return batch["image"], batch["label"]
+    rows = np.arange(len(source))
+    if most and len(source) > most:
+        rows = np.sort(np.random.default_rng(0).permutation(len(source))[:most])
+    records = [source[row] for row in rows.tolist()]
+    return tuple(np.stack([record[name] for record in records]) for name in ("image", "label"))
 
 
 def mesh(config: ConfigDict) -> jax.sharding.Mesh:
@@ -139,10 +144,18 @@ def group_sizes(config: ConfigDict, num_tokens: int) -> tuple[int, ...]:
     Raises:
         InputError: they do not fit, or the file of the schedule has no such number of steps.
     """
-    sizes, kind = tuple(config.group_sizes), config.group_schedule
-    if not sizes and kind in ("cosine", "uniform"):
-        return groups.group_sizes(num_tokens, config.steps, kind)
-    sizes = sizes or fitted_sizes(kind, config.steps)
+    sizes = tuple(config.group_sizes)
+    if not sizes:
+        return scheduled_sizes(config.group_schedule, config.steps, num_tokens)
+    groups.check_group_sizes(sizes, num_tokens)
+    return sizes
+
+
+def scheduled_sizes(kind: str, steps: int, num_tokens: int) -> tuple[int, ...]:
+    """Group sizes of "cosine", "uniform" or a file of fit_schedule. Raises as `group_sizes`."""
+    if kind in ("cosine", "uniform"):
+        return groups.group_sizes(num_tokens, steps, kind)
+    sizes = fitted_sizes(kind, steps)
     groups.check_group_sizes(sizes, num_tokens)
     return sizes
 
@@ -190,10 +203,15 @@ def order(config: ConfigDict):
     """The generation order named by `config.order`, with the thresholds of its section.
 
     With `config.order_file`, the orders of that file instead: int32 [images, N], the i-th for
-    image i.
+    image i. With `config.order_field`, that of the field in that file.
     """
     if config.order_file:
         return schedule.read_orders(config.order_file)
+    if config.order_field:
+        measured = field.read(config.order_field)
+        return orders.Field(*field.fixed_point(measured, config.field_context))
+    if config.order == "confident":
+        return orders.confident(config.confidence_threshold, config.confidence_noise)
     return orders.named(config.order, config.proximity, config.repulsion)
 
 
@@ -260,7 +278,7 @@ def _identity(model: storage.Path) -> str:
 def deciding(section: ConfigDict) -> dict[str, Any]:
     """The fields of a sample section that decide an image of a given label, index and seed.
 
-    The others say which images, or how they are computed. Of a file of orders its content counts.
+    The others say which images, or how they are computed. Of a file its content counts.
     """
     others = ("labels", "count", "batch_size", "segments")
     fields = {name: value for name, value in section.to_dict().items() if name not in others}
@@ -268,6 +286,9 @@ def deciding(section: ConfigDict) -> dict[str, Any]:
         fields["group_schedule"] = storage.path(section.group_schedule).read_text()
     if section.order_file:
         fields["order_file"] = hashlib.sha256(order(section).tobytes()).hexdigest()[:16]
+    if section.order_field:
+        measured = field.read(section.order_field)
+        fields["order_field"] = hashlib.sha256(measured.tobytes()).hexdigest()[:16]
     return fields
 
 
@@ -301,12 +322,13 @@ def batches(
     labels: np.ndarray,
     progress: bool = False,
     orders_given: np.ndarray | None = None,
+    **more: Any,
 ) -> Iterator[Batch]:
     """`generate` in batches, of which each process gets its own part (`Sampler.batches`).
 
-    `orders_given` int [images, N] replace the order of the section.
+    `orders_given` int [images, N] replace the order of the section; `more` goes to the sampler.
     """
-    how = _how(config, section, trained, progress)
+    how = _how(config, section, trained, progress) | more
     if orders_given is not None:
         how["order"] = orders_given
     return trained.batches(labels, **how)

@@ -44,18 +44,27 @@ _LEAST = {
     "sample.batch_size": 1,
     "sample.segments": 1,
     "edit.count": 1,
+    "demo.port": 0,
+    "demo.images": 1,
+    "demo.upload_mb": 1,
     "orders.count": 1,
     "evaluate.steps": 1,
+    "evaluate.num_images": 0,
+    "evaluate.real_images": 2,
+    "reference.pool3": 0,
+    "search.num_images": 10,
     "likelihood.draws": 1,
     "likelihood.images": 0,
     "fit_schedule.images": 0,
     "fit_schedule.rounds": 1,
+    "fit_order.images": 0,
     "convert.heads": 0,
 }
+_GROUPS = ("cosine", "uniform")
 _SOURCES = ("digits", "folder", "tfds")
 # Tasks whose models have the sizes that the config says; others take them from a model directory.
 _OF_THIS_CONFIG = ("pipeline", "train_tokenizer", "encode", "orders")
-_READ_IMAGES = ("pipeline", "train_tokenizer", "encode", "evaluate", "ablate")
+_READ_IMAGES = ("pipeline", "train_tokenizer", "encode", "evaluate", "ablate", "reference")
 
 
 def config(config: ConfigDict, task: str) -> None:
@@ -90,6 +99,8 @@ def config(config: ConfigDict, task: str) -> None:
     if task == "pipeline":
         _pipeline(config, num_tokens)
     _likelihood(config)
+    checks.number("demo.seconds", config.demo.seconds, 1)
+    _evaluation(config)
     if task == "edit" and not config.edit.mask:
         # In shares of the sides; whether pixels are inside an image, its model says.
         with _in("edit.box"):
@@ -102,7 +113,10 @@ def _data(config: ConfigDict, task: str) -> None:
         near = difflib.get_close_matches(str(source), _SOURCES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise InputError(f"data.source={source!r} must be 'digits', 'folder' or 'tfds'{hint}")
-    if task in _READ_IMAGES and source != "digits" and not path:
+    chosen = config.evaluate
+    by_network = task == "evaluate" and chosen.inception and chosen.what == "images"
+    elsewhere = by_network or (task == "reference" and config.reference.images)
+    if task in _READ_IMAGES and source != "digits" and not path and not elsewhere:
         raise InputError(
             f"data.path is empty, and data.source={source!r} reads images from there; give "
             "--config.data.path=..."
@@ -111,9 +125,16 @@ def _data(config: ConfigDict, task: str) -> None:
 
 def _likelihood(config: ConfigDict) -> None:
     section = config.likelihood
-    for name in section.orders:
+    for entry in section.orders:
+        name, _, kind = entry.partition(":")
         with _in("likelihood.orders"):
-            orders.named(name)
+            if name != "field":
+                orders.named(name)
+            if kind not in ("", *_GROUPS) and not storage.path(kind).is_file():
+                raise InputError(
+                    f"the groups {kind!r} of {name} must be 'cosine' or 'uniform', or a file of "
+                    "fit_schedule."
+                )
     for value in section.repulsions:
         checks.number("likelihood.repulsions", value, 0)
     for name in ("likelihood", "fit_schedule"):
@@ -121,6 +142,31 @@ def _likelihood(config: ConfigDict) -> None:
             checks.whole(f"{name}.steps", value, 1)
     if section.split not in ("heldout", "train"):
         raise InputError(f"likelihood.split={section.split!r} must be 'heldout' or 'train'.")
+
+
+def _evaluation(config: ConfigDict) -> None:
+    values = {
+        "evaluate.what": ("images", "tokenizer"),
+        "evaluate.keep": ("", "png", "npz"),
+        "reference.split": ("train", "heldout", "all"),
+    }
+    for field, allowed in values.items():
+        section, name = field.split(".")
+        if config[section][name] not in allowed:
+            raise InputError(
+                f"{field}={config[section][name]!r} must be one of {', '.join(map(repr, allowed))}."
+            )
+    chosen = config.evaluate
+    paths = {f"evaluate.{name}": chosen[name] for name in ("inception", "reference", "images")}
+    paths |= {"evaluate.lpips": chosen.lpips, "reference.images": config.reference.images}
+    for field, path in paths.items():
+        if path and not storage.path(path).exists():
+            raise InputError(f"{field}: there is nothing at {path}.")
+    if chosen.images and chosen.keep:
+        raise InputError("evaluate.keep is of generated images; leave it out with evaluate.images.")
+    for name in ("guidances", "temperatures", "repulsions"):
+        for value in config.search[name]:
+            checks.number(f"search.{name}", value, 0)
 
 
 def _training(config: ConfigDict, num_tokens: int | None) -> None:
@@ -148,22 +194,30 @@ def _training(config: ConfigDict, num_tokens: int | None) -> None:
 def _sampling(config: ConfigDict, num_tokens: int | None) -> None:
     section = config.sample
     with _in("sample"):
-        orders.named(section.order, section.proximity, section.repulsion)
+        orders.confident(section.confidence_threshold, section.confidence_noise)
+        if section.order != "confident":
+            orders.named(section.order, section.proximity, section.repulsion)
         build.sampling(section)
     if section.order_file and not storage.path(section.order_file).is_file():
         raise InputError(
             f"sample.order_file: there is no orders file {section.order_file}; give the path of "
             "an orders JSON file, or leave it empty."
         )
+    checks.number("sample.field_context", section.field_context)
+    if section.order_field:
+        if section.order_file:
+            raise InputError("sample has an order_file and an order_field; empty one of them.")
+        with _in("sample.order_field"):
+            build.order(section)
     for size in section.group_sizes:
         checks.whole("sample.group_sizes", size, 1)
     kind = section.group_schedule
-    if kind not in ("cosine", "uniform") and not storage.path(kind).is_file():
+    if kind not in _GROUPS and not storage.path(kind).is_file():
         raise InputError(
             f"sample.group_schedule={kind!r} must be 'cosine' or 'uniform', or a file of "
             "fit_schedule."
         )
-    if kind not in ("cosine", "uniform") and not section.group_sizes:
+    if kind not in _GROUPS and not section.group_sizes:
         build.fitted_sizes(kind, section.steps)
     for field, values in (("dtype", ("", "float32", "bfloat16")), ("quantize", ("", *MODES))):
         if section[field] not in values:

@@ -29,7 +29,7 @@ from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import DecoderConfig
 from lpd_jax.models.tokenizer import TokenizerConfig
 from lpd_jax.tasks import build
-from lpd_jax.tasks.workdir import SETTINGS, claim, done, plain, timed, writing
+from lpd_jax.tasks.workdir import SETTINGS, claim, done, plain, read_json, timed, writing
 from lpd_jax.trained import load_decoder, load_tokenizer
 
 _LOG = logging.getLogger(__name__)
@@ -45,21 +45,23 @@ def run(config: ConfigDict, workdir: storage.Where) -> None:
     """Converts every file that `config.convert` names.
 
     `tokenizer` and `decoder` are read into `workdir`; `export_tokenizer` and `export_decoder` are
-    written from the models in `config.checkpoint` or, without one, in `workdir`.
+    written from the models in `config.checkpoint` or, without one, in `workdir`, each with a model
+    card beside it (.md).
 
     Raises:
         InputError: no file is named, one cannot be used, or something else is in its place.
     """
     section, workdir = config.convert, storage.path(workdir)
-    if not any(value for name, value in section.items() if name != "heads"):
+    if not any(value for name, value in section.items() if name not in ("heads", "licence")):
         raise InputError(
             "there is nothing to convert: name official files with --config.convert.tokenizer and "
             "--config.convert.decoder, or files to write with --config.convert.export_tokenizer "
             "and --config.convert.export_decoder."
         )
-    for path in (section.export_tokenizer, section.export_decoder):
-        if path and storage.path(path).exists():
-            raise InputError(f"{path} exists and is not overwritten; give another name.")
+    for path in filter(None, (section.export_tokenizer, section.export_decoder)):
+        for file in (storage.path(path), storage.path(path).with_suffix(".md")):
+            if file.exists():
+                raise InputError(f"{file} exists and is not overwritten; give another name.")
     if section.tokenizer:
         with _official(section.tokenizer) as file:
             import_tokenizer(config, file, workdir)
@@ -68,11 +70,13 @@ def run(config: ConfigDict, workdir: storage.Where) -> None:
             import_decoder(config, file, workdir)
     source, mesh = storage.path(config.checkpoint or workdir), build.sample_mesh(config)
     if section.export_tokenizer:
-        _, params, _ = load_tokenizer(source / "tokenizer/model", mesh)
-        _export(section.export_tokenizer, weights.tokenizer_to_official(params))
+        _, params, about = load_tokenizer(source / "tokenizer/model", mesh)
+        official = weights.tokenizer_to_official(params)
+        _export(section.export_tokenizer, official, about, source, section.licence)
     if section.export_decoder:
-        _, params, _ = load_decoder(source / "decoder/model", mesh, build.rules(config))
-        _export(section.export_decoder, weights.decoder_to_official(params))
+        _, params, about = load_decoder(source / "decoder/model", mesh, build.rules(config))
+        official = weights.decoder_to_official(params)
+        _export(section.export_decoder, official, about, source, section.licence)
 
 
 def import_tokenizer(config: ConfigDict, path: pathlib.Path, workdir: storage.Path) -> None:
@@ -211,7 +215,21 @@ def _import(
     _LOG.info("convert: %s is now %s", path, directory / "model")
 
 
-def _export(path: str, official: dict[str, np.ndarray]) -> None:
+def _export(
+    path: str,
+    official: dict[str, np.ndarray],
+    about: Mapping[str, Any],
+    source: storage.Path,
+    licence: str,
+) -> None:
+    """Writes the weights and, beside them, a card with what the workdir knows of the model."""
     weights.write(path, official)
+    directory, file = source / about["kind"], storage.path(path)
+    training, figures = (
+        read_json(directory / name, "") if (directory / name).is_file() else None
+        for name in (SETTINGS, "figures.json")
+    )
+    card = weights.model_card(file.name, about, training, figures, licence)
+    storage.write_text(file.with_suffix(".md"), card)
     size = sum(array.size for array in official.values())
     _LOG.info("convert: %d arrays, %.1fM numbers in %s", len(official), size / 1e6, path)

@@ -12,6 +12,7 @@ guidance and temperature are those of the `sample` section.
 import hashlib
 import logging
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -73,7 +74,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
         edits = [_edit(config, sampler, images, mask, row, steps) for row in labels]
         if jax.process_index() == 0:
             with results.directory(directory, settings, config, LAST) as partial:
-                _write(partial, sampler, images, own, labels, edits)
+                _write(partial, sampler, images, own, labels, edits, settings)
             results.index(directory.parent, LAST)
     _LOG.info("edit: %d images, each as %d classes, in %s", len(images), len(labels), directory)
     return directory
@@ -192,6 +193,7 @@ def _write(
     own: np.ndarray | None,
     labels: list[np.ndarray],
     edits: list[Edits],
+    settings: dict[str, Any],
 ) -> None:
     names = [*sampler.class_names, "any"]
     with storage.whole(directory / "edits.npz") as file:
@@ -206,7 +208,8 @@ def _write(
         )
     for row, edit in zip(labels, edits, strict=True):
         for i, (label, image) in enumerate(zip(row, edit.images, strict=True)):
-            pictures.save_png(Image.fromarray(image), directory / f"{i:03d}-as-{label}.png")
+            text = results.chunks(settings | {"index": i, "label": int(label)})
+            pictures.save_png(Image.fromarray(image), directory / f"{i:03d}-as-{label}.png", text)
     masked = pictures.hide_unknown(images, edits[0].step_map < 0)
     columns = [images, masked, *(edit.images for edit in edits)]
     tiles = np.stack(columns, axis=1).reshape(-1, *images.shape[1:])
@@ -220,4 +223,4 @@ def _write(
         )
     ]
     sheet = pictures.grid(tiles, len(columns), max(1, 96 // images.shape[1]), heads)
-    pictures.save_png(sheet, directory / LAST)
+    pictures.save_png(sheet, directory / LAST, results.chunks(settings))

@@ -1,10 +1,17 @@
-"""Task: judges generated images against real ones, without any downloaded network."""
+"""Task: judges generated images, those of a folder or .npz, or a tokenizer; writes the report.
 
-import functools
+    python -m lpd_jax evaluate --config=lpd_256:XL --workdir=runs/xl --checkpoint=weights/xl \\
+        --config.evaluate.inception=weights-inception-2015-12-05-6726825d.pth \\
+        --config.evaluate.reference=VIRTUAL_imagenet256_labeled.npz
+
+With weights of Inception-v3: FID, sFID, inception score, precision and recall. Without: a judge
+that is fitted to images of config.data. --config.evaluate.what=tokenizer: rFID, PSNR, SSIM and
+LPIPS of what it makes of held-out images. docs/evaluation.md has every convention.
+"""
+
 import json
-import math
+import logging
 import platform
-from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -12,62 +19,65 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lpd_jax import distributed, storage
+from lpd_jax import storage
 from lpd_jax.errors import InputError
-from lpd_jax.evaluation import report
-from lpd_jax.evaluation.figures import DIGITS_BARS, ratio
-from lpd_jax.evaluation.judge import Judge, Looks, fit_judge, look_at
-from lpd_jax.sampler import Sampler
-from lpd_jax.tasks import build, results, scoring
-from lpd_jax.tasks.workdir import claim, done, plain, read_seconds, timed, writing
+from lpd_jax.evaluation import report, scores
+from lpd_jax.evaluation.figures import DIGITS_BARS
+from lpd_jax.evaluation.published import published
+from lpd_jax.tasks import build, judging, measuring, reconstructing, results, scoring
+from lpd_jax.tasks.workdir import alone, claim, plain, read_seconds, timed, writing
 from lpd_jax.viz import images as pictures
 
-SHOWN = 100  # images in the picture of an evaluation
+_LOG = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: storage.Where) -> dict:
-    """Judges the model under its sampling settings; returns the report.
+    """Judges images under the sampling settings of the config; returns the report.
 
     Every model and set of settings has a directory in `workdir/report` with its
     `report.{json,md,html}`; those in `workdir/report` itself are the newest evaluation's.
 
     Raises:
-        InputError: a setting, or the data, do not fit the model.
+        InputError: a setting, the data, the weights or the reference do not fit the images.
     """
     workdir = storage.path(workdir)
-    about = build.about(config, workdir)
-    _check_data(config, about)
+    of_tokenizer = config.evaluate.what == "tokenizer"
+    about = {} if config.evaluate.images or of_tokenizer else build.about(config, workdir)
     with timed(workdir, "evaluate"):
-        judge = fit_judge(*(build.labelled_images(config.data, s) for s in ("train", "heldout")))
-        figures, images, directory = _judge(config, workdir, about, judge)
+        if of_tokenizer:
+            figures, images, directory = reconstructing.run(config, workdir)
+        elif config.evaluate.images or config.evaluate.num_images or config.evaluate.inception:
+            figures, images, directory = _many(config, workdir, about)
+        else:
+            judging.check_data(config, about["image_size"])
+            figures, images, settings = judging.by_heldout(config, workdir, about)
+            directory = workdir / "report" / results.name(settings, config.evaluate.steps)
+            claim(directory, settings, config)
     full = {
-        "tokenizer": _tokenizer_figures(config, workdir),
+        **({"tokenizer": _tokenizer_figures(config, workdir)} if about else {}),
         **figures,
         "seconds": read_seconds(workdir),
-        "device": f"{jax.devices()[0].device_kind} x {jax.device_count()} ({platform.machine()})",
+        "device": _device(),
         "versions": {name: metadata.version(name) for name in ("jax", "flax", "optax", "numpy")},
         "seed": config.seed,
         "bars": DIGITS_BARS if config.data.source == "digits" else {},
-        "model": about["identity"],
+        "model": about.get("identity", ""),
     }
-    if likelihood := scoring.newest(workdir, about["identity"]):
+    likelihood = scoring.newest(workdir, about["identity"]) if about else None
+    if likelihood:
         full["likelihood"] = json.loads((likelihood / scoring.LIKELIHOOD).read_text())
     if jax.process_index() == 0:
         sheet = directory / "generated.png"
         with writing(directory):
             pictures.save_png(pictures.grid(images, 20, max(1, 64 // images.shape[1])), sheet)
             for place in (directory, workdir / "report"):
-                report.write_report(place, full, _pictures(workdir, sheet, likelihood))
+                shown = _pictures(workdir, sheet, likelihood) if about else {"Images": sheet}
+                report.write_report(place, full, shown)
     return full
 
 
-def _check_data(config: ConfigDict, about: dict[str, Any]) -> None:
-    """Refuses to judge against images of another size."""
-    if [config.data.size] * 2 != about["image_size"]:
-        raise InputError(
-            f"data.size={config.data.size}, and the model makes images of "
-            f"{'x'.join(map(str, about['image_size']))} pixels; set data.size to that."
-        )
+def _device() -> str:
+    return f"{jax.devices()[0].device_kind} x {jax.device_count()} ({platform.machine()})"
 
 
 def _tokenizer_figures(config: ConfigDict, workdir: storage.Path) -> dict[str, Any]:
@@ -78,82 +88,81 @@ def _tokenizer_figures(config: ConfigDict, workdir: storage.Path) -> dict[str, A
     return json.loads(file.read_text())
 
 
-def _judge(
-    config: ConfigDict, workdir: storage.Path, about: dict[str, Any], judge: Judge
+def _many(
+    config: ConfigDict, workdir: storage.Path, about: dict[str, Any]
 ) -> tuple[dict[str, Any], np.ndarray, storage.Path]:
-    """Figures of images in `evaluate.steps` steps and of one code per step.
-
-    Returns:
-        Figures, the first of these images, and the directory of the evaluation, claimed.
-    """
-    labels, load = judge.heldout_labels, functools.cache(lambda: build.sampler(config, workdir))
-    (few, shown), (full, _) = (
-        _look(config, workdir, about, load, judge, steps)
-        for steps in (config.evaluate.steps, math.prod(about["config"]["grid"]))
-    )
-    frechet, frechet_full = judge.frechet(few), judge.frechet(full)
-    floor = judge.frechet_floor(len(labels))
-    settings = _settings(config, about, config.evaluate.steps)
-    directory = workdir / "report" / results.name(settings, config.evaluate.steps)
-    claim(directory, settings, config)
-    figures = {
-        "classifier": {"heldout_accuracy": judge.heldout_accuracy},
-        "samples": {
-            "steps": config.evaluate.steps,
-            "count": len(labels),
-            "class_accuracy": judge.class_accuracy(few, labels),
-            "class_accuracy_full_steps": judge.class_accuracy(full, labels),
-            "frechet": frechet,
-            "frechet_full_steps": frechet_full,
-            "frechet_ratio": ratio(frechet, floor),
-            "frechet_few_to_full": ratio(frechet, frechet_full),
-            "near_copies": judge.near_copies(few),
-            "near_copies_heldout": judge.near_copies_heldout(),
-            "settings": plain(config.sample),
-        },
-        "frechet_floor": floor,
-        "classes": judge.by_class(few, labels, about["class_names"]),
-    }
-    return figures, shown, directory
+    """Figures of any number of images, some of them, and the directory of the evaluation."""
+    chosen = config.evaluate
+    section = judging.section(config, chosen.steps)
+    if chosen.images:
+        source = measuring.given(chosen.images, config.sample.batch_size)
+    else:
+        if not chosen.num_images:
+            raise InputError(
+                "evaluate.num_images=0: with evaluate.inception, say how many images to generate, "
+                "--config.evaluate.num_images=50000 for figures that compare with published ones."
+            )
+        load = measuring.loader(config, workdir)
+        source = measuring.generated(config, about, section, chosen.num_images, load)
+    directory = workdir / "report" / source.name
+    with alone(directory):
+        claim(directory, source.settings, config)
+        if chosen.inception:
+            figures = _by_network(config, workdir, about, source, section)
+        else:
+            judging.check_data(config, source.size)
+            names = about.get("class_names", [])
+            figures = judging.by_units(config, source, directory, names)
+        figures["evaluation"] = _evaluation(config, source, section, about)
+        return figures, measuring.shown(source, directory), directory
 
 
-def _section(config: ConfigDict, steps: int) -> ConfigDict:
-    """The sample section with another number of steps."""
-    section = config.sample.copy_and_resolve_references()
-    section.update(steps=steps, group_sizes=())
-    return section
-
-
-def _settings(config: ConfigDict, about: dict[str, Any], steps: int) -> dict[str, Any]:
-    section = build.deciding(_section(config, steps))
-    settings = {"seed": config.seed, "model": about["identity"], "sample": section}
-    return settings | {"data": plain(config.data)}
-
-
-def _look(
+def _by_network(
     config: ConfigDict,
     workdir: storage.Path,
     about: dict[str, Any],
-    load: Callable[[], Sampler],
-    judge: Judge,
-    steps: int,
-) -> tuple[Looks, np.ndarray]:
-    """Looks of one image per held-out image, of its class, and the first images.
+    source: measuring.Source,
+    section: ConfigDict,
+) -> dict[str, Any]:
+    """Figures of Inception-v3, each with what it means."""
+    chosen, directory = config.evaluate, workdir / "report" / source.name
+    of, found, reference = measuring.network(chosen.inception), None, {}
+    if chosen.reference:  # whether it fits shows before hours of work
+        batch_size = config.sample.batch_size
+        found = measuring.real(chosen.reference, of, source.size, workdir, batch_size)
+        own = found.reference
+        reference = {"name": own.name, "sha256": own.sha256, "count": own.count}
+    else:
+        _LOG.warning("evaluate: without evaluate.reference there is no FID; only inception scores")
+    units = measuring.features(source, of, directory, chosen.keep)
+    values = measuring.figures(units, found, of, workdir)
+    row = None
+    if about:
+        row = published(source.size[0], about["config"], section, source.count)
+    told = scores.described(
+        values, of.identity, reference.get("sha256", ""), row.figures if row else {}
+    )
+    return told | {
+        "weights": {"name": of.name, "sha256": of.identity},
+        "reference": reference,
+        "published_config": row.config if row else "",
+    }
 
-    They are made once for each model and set of settings.
-    """
-    name = results.name(_settings(config, about, steps), steps)
-    cache = workdir / "report/looks" / f"{name}.npz"
-    if not done(cache):
-        section, labels = _section(config, steps), judge.heldout_labels
-        batches = build.batches(config, section, load(), labels, progress=True)
-        looks, shown = look_at(judge, batches, SHOWN)
-        with distributed.first_process_first(name):
-            if jax.process_index() == 0:
-                with writing(cache.parent), storage.whole(cache) as file:
-                    np.savez_compressed(file, shown=shown, **looks._asdict())
-    with storage.local(cache) as file, np.load(file) as found:
-        return Looks(found["levels"], found["classes"]), found["shown"]
+
+def _evaluation(
+    config: ConfigDict, source: measuring.Source, section: ConfigDict, about: dict[str, Any]
+) -> dict[str, Any]:
+    """How the images came about, beside the figures."""
+    found = {"count": source.count, "size": list(source.size), "kept": config.evaluate.keep}
+    if not about:
+        return found | {"images": config.evaluate.images}
+    return found | {
+        "checkpoint": about["identity"],
+        "checkpoint_steps": about.get("steps"),
+        "classes": f"{about['config']['num_classes']}, all alike, in their order",
+        "rounding": measuring.ROUNDING,
+        "sampling": plain(section),
+    }
 
 
 def _pictures(

@@ -50,7 +50,8 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     numbers = section.steps or (min(config.sample.steps, math.prod(grid)),)
     for number in numbers:
         groups.group_sizes(math.prod(grid), number)
-    names = ("order", "order_file", "proximity", "repulsion", "dtype", "params")
+    names = ("order", "order_file", "order_field", "field_context", "proximity", "repulsion")
+    names += ("dtype", "params")
     settings = {
         "seed": config.seed,
         "model": about["identity"],
@@ -58,7 +59,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
         "fit_schedule": section,
         "steps": numbers,
     }
-    name = f"{config.sample.order}-seed{config.seed}-{digest(settings)}"
+    name = f"{results.order(config.sample)}-seed{config.seed}-{digest(settings)}"
     directory = workdir / "schedules" / name
     if not done(directory / LAST):
         with timed(workdir, "fit_schedule"):
@@ -85,18 +86,31 @@ def _fit(
             return order[np.arange(count) % len(order)]
         return jax.device_get(draw_orders(order, key, indices, grid, sizes))
 
+    measured = {}
+
+    def costs(sizes: Sizes) -> np.ndarray:
+        """Once for an order that does not depend on its groups: near enough for all of them."""
+        drawn_before = drawn(sizes).tobytes()
+        if drawn_before not in measured:
+            measured[drawn_before] = group_costs(bits, drawn(sizes), sizes)
+        return measured[drawn_before]
+
     found = {}
     with parallel.use(mesh, rules):
         for number in tqdm(numbers, "fit_schedule", unit="number of steps", dynamic_ncols=True):
             known = {k: groups.group_sizes(math.prod(grid), number, k) for k in _KINDS}
-            sizes, costs = fit(bits, drawn, list(known.values()), section.rounds)
-            row = {"group_sizes": sizes, "bits_per_token": costs[sizes]}
-            found[str(number)] = row | {kind: costs[own] for kind, own in known.items()}
+            sizes, met = fit(bits, drawn, costs, list(known.values()), section.rounds)
+            row = {"group_sizes": sizes, "bits_per_token": met[sizes]}
+            found[str(number)] = row | {kind: met[own] for kind, own in known.items()}
     return found
 
 
 def fit(
-    bits: Bits, drawn: Callable[[Sizes], np.ndarray], begin: list[Sizes], rounds: int
+    bits: Bits,
+    drawn: Callable[[Sizes], np.ndarray],
+    costs: Callable[[Sizes], np.ndarray],
+    begin: list[Sizes],
+    rounds: int,
 ) -> tuple[Sizes, dict[Sizes, float]]:
     """The cheapest group sizes that were met, and the bits per token of all that were.
 
@@ -106,6 +120,7 @@ def fit(
     Args:
         bits: of `likelihood.scorer`, for M images.
         drawn: group sizes -> orders int32 [M, N].
+        costs: group sizes -> those of `group_costs` for their orders.
         begin: group sizes to begin with.
         rounds: fits at most.
     """
@@ -117,7 +132,7 @@ def fit(
     met = {sizes: cost(sizes) for sizes in begin}
     best = min(met, key=met.get)
     for _ in range(rounds):
-        fitted = fitted_sizes(group_costs(bits, drawn(best), best), len(best))
+        fitted = fitted_sizes(costs(best), len(best))
         if fitted in met:
             break
         met[fitted] = cost(fitted)

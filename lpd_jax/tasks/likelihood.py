@@ -3,8 +3,10 @@
     python -m lpd_jax likelihood --config=digits --workdir=runs/digits
 
 Writes likelihood.json (one row for each order and number of steps), a table and pictures to a
-directory that is named by the settings. Fields of `config.likelihood` say what is measured. The
-codes are those in the workdir; with --checkpoint the model is another one.
+directory that is named by the settings. Fields of `config.likelihood` say what is measured: an
+order is a name, or "field" for `sample.order_field`, and may come with its groups, as
+`random:uniform` or `random:FILE` of fit_schedule. The codes are those in the workdir; with
+--checkpoint the model is another one.
 """
 
 import itertools
@@ -20,8 +22,8 @@ from tqdm import tqdm
 
 from lpd_jax import parallel, storage
 from lpd_jax.errors import InputError
-from lpd_jax.evaluation.likelihood import Bits, Score, by_order, difference, score
-from lpd_jax.generation import groups, orders
+from lpd_jax.evaluation.likelihood import Bits, Score, by_order, difference, label, score
+from lpd_jax.generation import orders
 from lpd_jax.generation.groups import step_of
 from lpd_jax.sampler import draw_orders
 from lpd_jax.tasks import build, results, scoring
@@ -34,16 +36,29 @@ LAST = scoring.LIKELIHOOD  # says that a directory is complete
 
 
 class Schedule(NamedTuple):
-    """An order and its groups; `repulsion` is None for orders that have none."""
+    """An order and its groups.
+
+    Attributes:
+        order: its name, or "field".
+        repulsion: None for orders that have none.
+        group_sizes: S ints, sum N.
+        groups: "cosine", "uniform" or "fitted".
+    """
 
     order: str
     repulsion: float | None
     group_sizes: tuple[int, ...]
+    groups: str = "cosine"
 
     @property
     def name(self) -> str:
-        """Of the order, for people."""
-        return self.order if self.repulsion is None else f"{self.order} {self.repulsion:g}"
+        """Of the order and the kind of its groups, for people."""
+        return label(self.order, self.repulsion, self.groups)
+
+    @property
+    def single(self) -> tuple[str, float | None]:
+        """What schedules share whose order is the same at one token a step."""
+        return self.order, self.repulsion
 
 
 def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
@@ -56,13 +71,14 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     about = build.about(config, workdir)
     scoring.check_codes(workdir, about)
     chosen = schedules(config, math.prod(about["config"]["grid"]))
-    names = ("dtype", "params", "proximity")
+    names = ("dtype", "params", "proximity", "order_field", "field_context")
+    deciding, fields = build.deciding(config.sample), ("order", "repulsion", "group_sizes")
     settings = {
         "seed": config.seed,
         "model": about["identity"],
-        "sample": {name: config.sample[name] for name in names},
+        "sample": {name: deciding[name] for name in names},
         "likelihood": {n: section[n] for n in ("draws", "images", "split")},
-        "schedules": [schedule._asdict() for schedule in chosen],
+        "schedules": [{n: getattr(schedule, n) for n in fields} for schedule in chosen],
     }
     name = f"{section.split}-{section.draws}draws-seed{config.seed}-{digest(settings)}"
     directory = workdir / "likelihood" / name
@@ -83,21 +99,40 @@ def schedules(config: ConfigDict, num_tokens: int) -> list[Schedule]:
     """What the section asks for; steps of more than `num_tokens` are left out.
 
     Raises:
-        InputError: an order that there is not, or no schedule at all.
+        InputError: an order or groups that there are not, or no schedule at all.
     """
-    section, kind = config.likelihood, config.sample.group_schedule
+    section = config.likelihood
     steps = section.steps or sorted({num_tokens, *config.train.schedules}, reverse=True)
     repulsions = section.repulsions or (config.sample.repulsion,)
     found = []
-    for name, number in itertools.product(section.orders, steps):
-        orders.named(name)
+    for entry, number in itertools.product(section.orders, steps):
+        name, _, kind = entry.partition(":")
+        kind = kind or config.sample.group_schedule
+        named(config, name)
         if number <= num_tokens:
-            sizes = groups.group_sizes(num_tokens, number, kind)
+            sizes = build.scheduled_sizes(kind, number, num_tokens)
+            kind = kind if kind in ("cosine", "uniform") else "fitted"
             choices = repulsions if name == "locality" else (None,)
-            found += [Schedule(name, choice, sizes) for choice in choices]
+            found += [Schedule(name, choice, sizes, kind) for choice in choices]
     if not found:
         raise InputError("likelihood.orders and likelihood.steps must name at least one schedule.")
     return found
+
+
+def named(config: ConfigDict, name: str, repulsion: float | None = None) -> Any:
+    """The order of this name, or of `config.sample.order_field`.
+
+    Raises:
+        InputError: there is no such order, or no field was given.
+    """
+    if name != "field":
+        return orders.named(name, config.sample.proximity, repulsion or 0.0)
+    if not config.sample.order_field:
+        raise InputError(
+            "likelihood.orders names 'field', which needs a file of fit_order; give "
+            "--config.sample.order_field=FILE."
+        )
+    return build.order(config.sample)
 
 
 def _measure(config: ConfigDict, workdir: storage.Path, chosen: Sequence[Schedule]) -> list[Score]:
@@ -115,7 +150,7 @@ def measure(
     bits: Bits, schedule: Schedule, config: ConfigDict, grid: tuple[int, int], count: int
 ) -> Score:
     """The score of one schedule; draw r of image i has its address from the seed, r and i."""
-    order = orders.named(schedule.order, config.sample.proximity, schedule.repulsion or 0.0)
+    order = named(config, schedule.order, schedule.repulsion)
     indices, found, drawn = np.arange(count, dtype=np.int32), [], []
     for draw in range(config.likelihood.draws):
         key = jax.random.fold_in(jax.random.key(config.seed), draw)
@@ -132,7 +167,7 @@ def rows(chosen: Sequence[Schedule], scores: Sequence[Score], draws: int) -> lis
     against the best order at one token a step, `against_best` against the best order in as many
     steps; the two last are means of differences image by image, with their standard errors.
     """
-    single = {s.name: x for s, x in zip(chosen, scores, strict=True) if max(s.group_sizes) == 1}
+    single = {s.single: x for s, x in zip(chosen, scores, strict=True) if max(s.group_sizes) == 1}
     best = min(single.values(), key=lambda x: x.bits_per_token, default=None)
     found = []
     for schedule, own in zip(chosen, scores, strict=True):
@@ -142,6 +177,7 @@ def rows(chosen: Sequence[Schedule], scores: Sequence[Score], draws: int) -> lis
         row = {
             "order": schedule.order,
             "repulsion": schedule.repulsion,
+            "groups": schedule.groups,
             "steps": steps,
             "group_sizes": schedule.group_sizes,
             "bits_per_token": own.bits_per_token,
@@ -152,11 +188,9 @@ def rows(chosen: Sequence[Schedule], scores: Sequence[Score], draws: int) -> lis
             "against_best": against[0],
             "against_best_se": against[1],
         }
-        if schedule.name in single:
-            row["price_of_parallelism"] = own.bits_per_token - single[schedule.name].bits_per_token
-            row["price_of_order"], row["price_of_order_se"] = difference(
-                single[schedule.name], best
-            )
+        if (alone := single.get(schedule.single)) is not None:
+            row["price_of_parallelism"] = own.bits_per_token - alone.bits_per_token
+            row["price_of_order"], row["price_of_order_se"] = difference(alone, best)
         found.append({name: _plain(value) for name, value in row.items()})
     return found
 

@@ -45,7 +45,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     group_sizes = build.group_sizes(section, grid[0] * grid[1])
     order = build.order(section)
     fields = build.deciding(section)
-    names = ("order", "order_file", "proximity", "repulsion")
+    names = ("order", "order_file", "order_field", "field_context", "proximity", "repulsion")
     settings = {
         "seed": config.seed,
         "grid": grid,
@@ -53,7 +53,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
         "group_sizes": group_sizes,
         "sample": {name: fields[name] for name in names},
     }
-    name = f"{section.order}-{len(group_sizes)}steps-seed{config.seed}-{digest(settings)}"
+    name = f"{results.order(section)}-{len(group_sizes)}steps-seed{config.seed}-{digest(settings)}"
     directory = storage.path(workdir) / "orders" / name
     if done(directory / LAST):
         _LOG.info("orders: already in %s", directory)

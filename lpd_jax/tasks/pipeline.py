@@ -11,7 +11,7 @@ from lpd_jax.tasks import build, check, encode, evaluate, likelihood, sample, tr
 
 # Of the report's table: seconds on two CPU cores, where all of the task likelihood takes minutes.
 _ORDERS = ("locality", "spread", "halton", "random")
-_IMAGES, _DRAWS = 256, 2
+_IMAGES, _DRAWS = 200, 2
 
 
 def run(config: ConfigDict, workdir: storage.Where) -> dict:

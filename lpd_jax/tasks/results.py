@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import lpd_jax
 from lpd_jax import storage
 from lpd_jax.errors import InputError
 from lpd_jax.tasks.workdir import SETTINGS, digest, note_config, plain, write_json
@@ -38,7 +39,7 @@ def name(
     section = settings["sample"]
     parts = [
         of,
-        "orders" if section["order_file"] else section["order"],
+        order(section),
         f"{steps}steps",
         "cfgNone" if section["guidance"] is None else f"cfg{section['guidance']:g}",
         f"t{section['temperature']:g}",
@@ -49,11 +50,26 @@ def name(
     return "-".join(part for part in parts if part)
 
 
+def order(section: Mapping[str, Any]) -> str:
+    """What a sample section generates in, for names: its order, or the kind of its file."""
+    if section["order_file"]:
+        return "orders"
+    return "field" if section.get("order_field") else section["order"]
+
+
 def _shortened(labels: Sequence[str]) -> str:
     """At most three names of at most twelve characters, fit for a file name."""
     names = [re.sub(r"[^\w.]+", "_", label)[:12] for label in dict.fromkeys(labels)]
     more = [f"{len(names) - 3}more"] if len(names) > 3 else []
     return "+".join(names[:3] + more) or "all"
+
+
+def chunks(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Text chunks of a picture: what made it, and the settings that decide it as JSON."""
+    return {
+        "Software": f"lpd_jax {lpd_jax.__version__}",
+        "lpd_jax": json.dumps(plain(dict(settings))),
+    }
 
 
 @contextlib.contextmanager

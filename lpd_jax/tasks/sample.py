@@ -2,6 +2,7 @@
 
 import logging
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -53,7 +54,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
         samples = build.generate(config, section, sampler, labels, progress=True)
         if jax.process_index() == 0:
             with results.directory(directory, settings, config, LAST) as partial:
-                _write(partial, sampler, samples, labels, len(chosen), group_sizes)
+                _write(partial, sampler, samples, labels, len(chosen), group_sizes, settings)
             results.index(directory.parent, LAST)
     _LOG.info("sample: %d images in %s", len(labels), directory)
     return directory
@@ -66,6 +67,7 @@ def _write(
     labels: np.ndarray,
     classes: int,
     group_sizes: tuple[int, ...],
+    settings: dict[str, Any],
 ) -> None:
     schedule = sampler.schedule(samples, group_sizes)
     with storage.whole(directory / "samples.npz") as file:
@@ -76,6 +78,7 @@ def _write(
             orders=samples.orders,
             labels=labels,
             group_sizes=group_sizes,
+            **({} if samples.steps is None else {"steps": samples.steps}),
         )
     names = [*sampler.class_names, "any"]
     columns = classes or min(len(sampler.class_names), 10)
@@ -87,7 +90,7 @@ def _write(
     animation = [pictures.grid(frame, columns, scale) for frame in frames]
     pictures.save_gif(animation, directory / "generation.gif")
     sheet = pictures.grid(samples.images, columns, scale, [names[label] for label in labels])
-    pictures.save_png(sheet, directory / LAST)
+    pictures.save_png(sheet, directory / LAST, results.chunks(settings))
 
 
 def appearing(images: np.ndarray, schedule: Schedule) -> np.ndarray:

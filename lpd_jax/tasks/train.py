@@ -17,18 +17,15 @@ from lpd_jax.errors import InputError
 from lpd_jax.metrics import read_rows
 from lpd_jax.models.attention import check_kernel
 from lpd_jax.models.decoder import Decoder
-from lpd_jax.sampler import Sampler
-from lpd_jax.tasks import build, start
+from lpd_jax.tasks import build, evaluators, start
 from lpd_jax.tasks.workdir import alone, claim, plain, timed, write_json
-from lpd_jax.trained import decoder_of, init_decoder, load_decoder, load_tokenizer
-from lpd_jax.training.heldout import Heldout, heldout_losses, mean_and_error
-from lpd_jax.training.loop import Evaluator
+from lpd_jax.trained import decoder_of, init_decoder, load_decoder
+from lpd_jax.training.heldout import mean_and_error
 from lpd_jax.training.loop import train as run_training
 from lpd_jax.training.objectives import decoder_loss
 from lpd_jax.training.optimizer import learning_rate
 from lpd_jax.training.step import Part, TrainState
 from lpd_jax.training.throughput import decoder_flops
-from lpd_jax.viz import images as pictures
 from lpd_jax.viz import plots
 
 _LOG = logging.getLogger(__name__)
@@ -36,8 +33,7 @@ _LOG = logging.getLogger(__name__)
 _HOW = ("accumulate", "loss_chunk", "remat", "attention", "attention_split")
 _BEGIN = ("init_from", "fork_from", "fork_step")  # named in the settings if the run began so
 _LENGTH = ("steps", "decay_start")  # what may change when a run is lengthened
-_NAME = "decoder"  # of the only part that is trained
-_SHEET = 16  # images at most
+_NAME = evaluators.PART
 
 
 def run(
@@ -189,7 +185,7 @@ def _train(
         seed=config.seed,
         mesh=mesh,
         rules=rules,
-        evaluators=_evaluators(config, workdir, network, codes, spec),
+        evaluators=evaluators.of(config, workdir, network, codes, spec),
         fork=fork,
         flops=decoder_flops(network.config),
     )
@@ -223,67 +219,6 @@ def _check_batch(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def _evaluators(
-    config: ConfigDict,
-    workdir: storage.Path,
-    network: Decoder,
-    codes: storage.Path,
-    spec: code_dataset.CodesSpec,
-) -> list[Evaluator]:
-    """What the section asks for: held-out loss, a sheet of samples with fixed seeds."""
-    section, mesh, found = config.train, build.mesh(config), []
-    if section.eval_every:
-        losses = _heldout(config, network, codes)
-        steps_of = build.steps_of(section, network.config.num_tokens)
-
-        def heldout(step: int, state: TrainState) -> dict[str, float]:
-            mean, error = mean_and_error(losses(state.params[_NAME], steps_of))
-            row = {"heldout_loss": mean, "heldout_loss_se": error}
-            if state.ema[_NAME] is not None:
-                row["ema_heldout_loss"] = mean_and_error(losses(state.ema[_NAME], steps_of))[0]
-            return row
-
-        found.append(Evaluator("heldout", section.eval_every, heldout))
-    if section.sheet_every:
-        path = storage.path(config.checkpoint or workdir) / "tokenizer/model"
-        tokenizer, tokenizer_params, _ = load_tokenizer(path, mesh)
-        labels = np.arange(network.config.num_classes)[:_SHEET]
-
-        def sheet(step: int, state: TrainState) -> dict[str, np.ndarray]:
-            average = state.ema[_NAME]
-            sampler = Sampler(
-                decoder=Decoder(dataclasses.replace(network.config, dropout=0.0)),
-                decoder_params=state.params[_NAME] if average is None else average,
-                tokenizer=tokenizer,
-                tokenizer_params=tokenizer_params,
-                class_names=spec.class_names,
-                guidable=section.label_drop > 0,
-                mesh=mesh,
-                rules=build.rules(config),
-            )
-            images = build.generate(config, config.sample, sampler, labels).images
-            page = pictures.grid(images, 8, max(1, 64 // images.shape[1]))
-            if jax.process_index() == 0:
-                pictures.save_png(page, workdir / f"decoder/sheets/{step:07d}.png")
-            return {"samples": np.asarray(page.convert("RGB"))}
-
-        found.append(Evaluator("sheet", section.sheet_every, sheet))
-    return found
-
-
-def _heldout(config: ConfigDict, network: Decoder, codes: storage.Path) -> Heldout:
-    """Losses of all held-out images; the first view of each, which is not flipped."""
-    return heldout_losses(
-        network,
-        code_dataset.first_views(codes, "heldout"),
-        batch_size=config.train.batch_size,
-        key=jax.random.key(config.seed),
-        mesh=build.mesh(config),
-        chunk=config.train.loss_chunk,
-        draw_order=build.training_order(config.train, network.config.grid),
-    )
-
-
 def _without(section: ConfigDict | dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """A section without these fields, and without beginnings that it does not name."""
     unnamed = tuple(name for name in _BEGIN if not section.get(name))
@@ -295,7 +230,7 @@ def _report(config: ConfigDict, directory: storage.Path, codes: storage.Path) ->
     mesh, rules = build.mesh(config), build.rules(config)
     network, params, about = load_decoder(directory / "model", mesh, rules, config.sample.params)
     steps_of = build.steps_of(config.train, network.config.num_tokens)
-    losses, figures, words = _heldout(config, network, codes), {}, []
+    losses, figures, words = evaluators.losses(config, network, codes), {}, []
     with parallel.use(mesh, rules):
         for steps, step_of in zip(config.train.schedules, steps_of, strict=True):
             mean, error = mean_and_error(losses(params, step_of[None]))
@@ -305,10 +240,10 @@ def _report(config: ConfigDict, directory: storage.Path, codes: storage.Path) ->
     overall = float(np.mean([figures[f"heldout_loss_{n}_steps"] for n in config.train.schedules]))
     if jax.process_index() == 0:
         write_json(directory / "figures.json", figures)
-        figure = plots.curves(
-            [*read_rows(directory), {"step": config.train.steps, "heldout_loss": overall}],
-            ["loss", "accuracy", "grad_norm", "learning_rate"],
-        )
+        rows = [*read_rows(directory), {"step": config.train.steps, "heldout_loss": overall}]
+        names = ["loss", "accuracy", "grad_norm", "learning_rate"]
+        names += [n for n in ("fid", "inception_score") if any(n in row for row in rows)]
+        figure = plots.curves(rows, names)
         plots.save(figure, directory / "curves.png")
     _LOG.info("train: held-out loss (%s parameters) %s", about["params"], ", ".join(words))
     return figures

@@ -62,7 +62,8 @@ def heldout_losses(
                 "label": images["label"][index],
                 "index": index.astype(np.int32),
             }
-            found.append(run(params, parallel.put_batch(batch, mesh), jnp.asarray(steps_of)))
+            batch = parallel.put_batch(batch, mesh)
+            found.append(parallel.in_turn(run(params, batch, jnp.asarray(steps_of))))
         return np.concatenate(distributed.to_host(found))[:count].astype(np.float64)
 
     return losses

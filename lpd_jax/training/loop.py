@@ -33,8 +33,9 @@ class LoopConfig:
         log_every: steps between rows of metrics.
         save_every: steps between checkpoints (the last step is always saved).
         keep, keep_every: newest checkpoints that stay; steps that stay for good (0: none).
-        eval_every, sheet_every: steps between held-out losses and between sheets of samples; 0:
-            at the end only, or none.
+        eval_every, sheet_every, fid_every: steps between held-out losses, sheets of samples, and
+            FIDs; 0: at the end only, or none.
+        fid_images: images of a FID.
         profile_steps: first step of a profiler trace and the one after its last; none when empty.
         wandb: project of Weights & Biases that gets the metrics too; none when empty.
     """
@@ -46,14 +47,17 @@ class LoopConfig:
     keep_every: int = 0
     eval_every: int = 0
     sheet_every: int = 0
+    fid_every: int = 0
+    fid_images: int = 5000
     profile_steps: tuple[int, ...] = ()
     wandb: str = ""
 
     def __post_init__(self):
         for name in ("steps", "log_every", "save_every", "keep"):
             checks.whole(name, getattr(self, name), 1)
-        for name in ("keep_every", "eval_every", "sheet_every"):
+        for name in ("keep_every", "eval_every", "sheet_every", "fid_every"):
             checks.whole(name, getattr(self, name), 0)
+        checks.whole("fid_images", self.fid_images, 2)
         steps = tuple(checks.whole("profile_steps", step, 0) for step in self.profile_steps)
         if steps and not (len(steps) == 2 and steps[0] < steps[1]):
             raise InputError(

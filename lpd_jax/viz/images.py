@@ -5,10 +5,11 @@ B images, S steps, H x W pixels, h x w token cells.
 
 import functools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from lpd_jax import storage
 from lpd_jax.pixels import hide_unknown as hide_unknown
@@ -66,10 +67,22 @@ def strip(
     return grid(images, len(shown), scale, heads)
 
 
-def save_png(image: Image.Image, path: storage.Where) -> storage.Path:
-    """Writes a PNG file, its directory first when absent."""
+def save_png(
+    image: Image.Image, path: storage.Where, text: Mapping[str, str] | None = None
+) -> storage.Path:
+    """Writes a PNG file, its directory first when absent.
+
+    Args:
+        image: the picture.
+        path: where.
+        text: text chunks to put into it, by keyword (1 to 79 letters of Latin-1); Pillow reads
+            them back as `Image.open(path).text`.
+    """
+    chunks = PngInfo()
+    for keyword, value in (text or {}).items():
+        chunks.add_itxt(keyword, value)
     with storage.whole(path) as file:
-        image.save(file, format="PNG")
+        image.save(file, format="PNG", pnginfo=chunks)
     return storage.path(path)
 
 

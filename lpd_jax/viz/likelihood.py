@@ -40,6 +40,31 @@ def group_sizes(schedules: Mapping[str, Sequence[int]]) -> Figure:
     return figure
 
 
+def dependence(cells: np.ndarray, offsets: np.ndarray, grid: tuple[int, int]) -> Figure:
+    """What two cells say about each other: by their offset, and of three cells with all others.
+
+    Args:
+        cells: float [N, N], bits.
+        offsets: float [2h-1, 2w-1], means by offset; NaN is left white.
+        grid: (h, w).
+    """
+    height, width = grid
+    corner, side, middle = 0, width // 2, height // 2 * width + width // 2
+    figure = Figure(figsize=(10, 2.9), layout="constrained")
+    panels = figure.subplots(1, 4)
+    extent = (0.5 - width, width - 0.5, height - 0.5, 0.5 - height)
+    shown = panels[0].imshow(offsets, vmin=0, vmax=cells.max(), extent=extent)
+    panels[0].set_title("mean by offset", fontsize=9)
+    for axes, cell in zip(panels[1:], (corner, side, middle), strict=True):
+        shown = axes.imshow(cells[cell].reshape(grid), vmin=0, vmax=cells.max())
+        axes.plot(*divmod(cell, width)[::-1], "w+")
+        axes.set_axis_off()
+        axes.set_title("of the cell at +", fontsize=9)
+    figure.colorbar(shown, ax=list(panels), label="bits")
+    figure.suptitle("what one cell says about another", fontsize=10)
+    return figure
+
+
 def cell_maps(orders: Mapping[str, np.ndarray], steps: int) -> Figure:
     """Bits of the token in each cell, one map for each order, all on one scale.
 

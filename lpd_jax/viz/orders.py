@@ -5,6 +5,7 @@ which each cell is generated, -1 where it is known (`Schedule.step_map`). Figure
 own canvas, so nothing here touches the state of pyplot.
 """
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -40,6 +41,20 @@ def group_panels(step_map: np.ndarray, panels: int = 10, title: str = "") -> Fig
         axes.set_axis_on() if axes.images else axes.set_axis_off()
     figure.suptitle(title)
     return figure
+
+
+def step_colours(step_map: np.ndarray, steps: int) -> np.ndarray:
+    """Step maps that are being filled as pictures, one pixel per cell: uint8 [B, h, w, 3].
+
+    Args:
+      step_map: int[B, h, w], 1..steps where a cell was generated (dark to yellow), 0 where it was
+        known from the start (grey), -1 where it is not there yet (white).
+      steps: of the whole generation.
+    """
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 1, max(steps, 1)))[:, :3]
+    around = np.concatenate([colours, np.array([[0.75] * 3, [1.0] * 3])])  # known, not yet
+    places = np.where(step_map > 0, step_map - 1, np.where(step_map == 0, steps, steps + 1))
+    return np.rint(255 * around[places]).astype(np.uint8)
 
 
 def save_animation(

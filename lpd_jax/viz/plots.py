@@ -33,6 +33,7 @@ UNITS = {
 HELDOUT = (
     ("heldout_", "held out", "o", COLORS[1]),
     ("ema_heldout_", "held out, EMA", "s", COLORS[2]),
+    ("ema_", "EMA", "s", COLORS[2]),
 )
 
 
@@ -47,7 +48,7 @@ def curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], x: str = "
 
     The vertical axis is logarithmic for a metric of `DECADES` that spans one. For any metric, here
     "loss", the points of "heldout_loss" (with error bars of "heldout_loss_se") and of
-    "ema_heldout_loss" lie over the curve where rows have them.
+    "ema_heldout_loss" lie over the curve where rows have them, and so do those of "ema_loss".
 
     Args:
         rows: metrics as logged, e.g. {"step": 100, "loss": 3.2}; a row may lack some.

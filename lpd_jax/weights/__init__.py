@@ -1,5 +1,6 @@
 """Weights of the official PyTorch implementation, both ways."""
 
+from lpd_jax.weights.card import model_card
 from lpd_jax.weights.configs import (
     decoder_config,
     decoder_from_official,
@@ -17,6 +18,7 @@ __all__ = [
     "decoder_from_official",
     "decoder_to_official",
     "kind",
+    "model_card",
     "read",
     "resize_pos_embed",
     "tokenizer_config",

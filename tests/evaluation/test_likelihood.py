@@ -75,7 +75,9 @@ def test_the_sampler_draws_images_as_often_as_the_measure_says(tiny, sizes):
     network, params = tiny
     order, count = np.array([3, 1, 0, 2], np.int32), 200_000
     plan, rule = make_plan(sizes), sampling_rule(guidance=None)
-    run = jax.jit(generate_codes, static_argnums=(0, 5))
+    # Compiled as users do, since it runs for long.
+    options = {"xla_backend_optimization_level": 3}
+    run = jax.jit(generate_codes, static_argnums=(0, 5), compiler_options=options)
     seen = np.zeros(len(EVERY))
     for part in range(10):
         size = count // 10

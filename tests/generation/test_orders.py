@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from lpd_jax.errors import InputError
+from lpd_jax.generation import field
 from lpd_jax.generation.groups import cosine
 from lpd_jax.generation.orders import (
+    Field,
     Halton,
     LocalityAware,
     NearContext,
@@ -18,6 +20,15 @@ from lpd_jax.generation.orders import (
 )
 
 GRID = (4, 6)
+
+
+def near_depends(scale=1.5):
+    """A dependence that falls with the distance of two cells."""
+    row, col = (axis.ravel() for axis in np.indices(GRID))
+    square = (row - row[:, None]) ** 2 + (col - col[:, None]) ** 2
+    return np.exp(-np.sqrt(square) / scale) * (square > 0)
+
+
 ALL = [
     LocalityAware(),
     NearContext(),
@@ -29,15 +40,20 @@ ALL = [
     Wavefront(),
     StaggeredRows(window=2),
     RegionParallel(),
+    Field(*field.fixed_point(near_depends(), 0.25)),
 ]
-RANDOM = ALL[:4] + ALL[5:6]
+RANDOM = ALL[:4] + ALL[5:6] + ALL[-1:]
+
+
+def name(value):
+    return "Field" if isinstance(value, Field) else repr(value)
 
 
 def keys(count):
     return jax.random.split(jax.random.key(7), count)
 
 
-@pytest.mark.parametrize("order", ALL, ids=repr)
+@pytest.mark.parametrize("order", ALL, ids=name)
 @pytest.mark.parametrize("sizes", [cosine(24, 6), (24,), (1,) * 24], ids=len)
 def test_is_a_permutation(order, sizes):
     batch = jax.jit(jax.vmap(lambda key: order.draw(key, GRID, sizes)))(keys(3))
@@ -45,19 +61,19 @@ def test_is_a_permutation(order, sizes):
     np.testing.assert_array_equal(np.sort(batch), np.tile(np.arange(24), (3, 1)))
 
 
-@pytest.mark.parametrize("order", RANDOM, ids=repr)
+@pytest.mark.parametrize("order", RANDOM, ids=name)
 def test_the_batch_is_the_single_draws(order):
     draw = jax.jit(lambda key: order.draw(key, GRID, cosine(24, 6)))
     np.testing.assert_array_equal(jax.vmap(draw)(keys(3)), [draw(key) for key in keys(3)])
 
 
-@pytest.mark.parametrize("order", RANDOM, ids=repr)
+@pytest.mark.parametrize("order", RANDOM, ids=name)
 def test_random_orders_depend_on_the_key(order):
     drawn = jax.vmap(lambda key: order.draw(key, GRID, cosine(24, 6)))(keys(8))
     assert len(np.unique(drawn, axis=0)) > 4
 
 
-@pytest.mark.parametrize("order", ALL, ids=repr)
+@pytest.mark.parametrize("order", ALL, ids=name)
 def test_known_cells_are_left_out(order):
     known = np.zeros((2, 24), bool)
     known[0, [3, 7, 8]] = known[1, [0, 1, 23]] = True

@@ -16,7 +16,8 @@ import numpy as np
 from lpd_jax import distributed, storage
 from lpd_jax.evaluation.judge import fit_judge, look_at
 from lpd_jax.sampler import Sampler
-from lpd_jax.tasks import ablate, build, edit, encode, evaluate, sample
+from lpd_jax.tasks import ablate, build, edit, encode, evaluate, judging, measuring, sample
+from tests.evaluation.test_units import network
 from tests.multiprocess import tiny
 
 WRITTEN = ("samples.png", "edits.png", ".npz", "dataset_info.json", ".array_record")
@@ -30,6 +31,8 @@ def main(workdir: pathlib.Path, port: str, index: int) -> None:
     config = tiny.get_config()
     first = run(config, workdir)
     every_image_is_looked_at_once(config, workdir)
+    measuring.network = lambda path: network(side=32)
+    evaluate.run(tiny.evaluated("", str(workdir / "real.npz")), workdir)
     if index == 1:
         is_file = pathlib.Path.is_file
         pathlib.Path.is_file = lambda p: not str(p).endswith(WRITTEN) and is_file(p)
@@ -60,7 +63,7 @@ def run(config, workdir: pathlib.Path) -> list[str]:
     rng = np.random.default_rng(0)
     real = rng.integers(0, 255, (8, *about["image_size"], 3), dtype=np.uint8), labels
     sampler = functools.cache(lambda: build.sampler(config, workdir))
-    looks, shown = evaluate._look(
+    looks, shown = judging.look(
         config, workdir, about, sampler, fit_judge(real, real), config.sample.steps
     )
     assert len(shown) == len(looks.levels) == 8

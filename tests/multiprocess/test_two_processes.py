@@ -1,5 +1,6 @@
 """Two processes of four devices do what one process of eight does, and end together."""
 
+import json
 import os
 import shutil
 import signal
@@ -16,9 +17,10 @@ import pytest
 from lpd_jax import checkpoint
 from lpd_jax.data.codes import load_codes
 from lpd_jax.metrics import read_rows
-from lpd_jax.tasks import build, encode, sample, train
+from lpd_jax.tasks import build, encode, evaluate, measuring, sample, train
 from lpd_jax.tasks.workdir import plain
 from lpd_jax.trained import init_tokenizer
+from tests.evaluation.test_units import network
 from tests.multiprocess import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -156,11 +158,15 @@ def test_training_survives_a_death_a_preemption_and_other_process_counts(alone, 
     np.testing.assert_allclose(losses(together), losses(alone), rtol=1e-3)
 
 
-def test_images_are_the_same_and_process_0_decides_what_is_done(alone, tmp_path):
+def test_images_and_figures_are_the_same_and_process_0_decides_what_is_done(
+    alone, tmp_path, monkeypatch
+):
     """The second process sees nothing of what is there already, and waits for nobody."""
     workdir, port = tmp_path / "workdir", free_port()
     for name in ("tokenizer/model", "decoder/model", "codes"):
         shutil.copytree(alone / name, workdir / name)
+    rng = np.random.default_rng(0)
+    np.savez(workdir / "real.npz", rng.integers(0, 256, (30, 32, 32, 3), dtype=np.uint8))
     codes, outputs = Job(
         "stale", workdir, lambda i: ("tests.multiprocess.stale", workdir, port, i)
     ).end()
@@ -172,3 +178,14 @@ def test_images_are_the_same_and_process_0_decides_what_is_done(alone, tmp_path)
     for name in ("codes", "orders", "labels"):
         np.testing.assert_array_equal(one[name], two[name])
     assert (workdir / "variant/codes").resolve() == (workdir / "codes").resolve()
+
+    monkeypatch.setattr(measuring, "network", lambda path: network(side=32))
+    own = evaluate.run(tiny.evaluated(str(alone), str(workdir / "real.npz")), tmp_path / "one")
+    (report,) = workdir.glob("report/300images-*/report.json")
+    together = json.loads(report.read_text())
+    for name in ("fid", "sfid", "inception_score", "inception_score_adm", "precision", "recall"):
+        assert together[name]["value"] == pytest.approx(own[name]["value"], rel=1e-6), name
+    (kept,) = (tmp_path / "one").glob("report/*/images.npz")
+    one, two = (np.load(file)["arr_0"] for file in (kept, report.with_name("images.npz")))
+    np.testing.assert_array_equal(one, two)
+    assert len({*report.parent.glob("features-*/*.?-2.npz")}) == 4  # two units, two processes

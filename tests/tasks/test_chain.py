@@ -14,6 +14,7 @@ from lpd_jax.errors import InputError
 from lpd_jax.evaluation.figures import DIGITS_BARS
 from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import encode, evaluate, pipeline, sample, train, train_tokenizer
+from tests.tasks import models
 
 
 def tiny():
@@ -216,18 +217,18 @@ def test_a_tokenizer_that_is_not_the_decoders_is_refused(finished):
 
 
 @pytest.fixture
-def models(finished, tmp_path):
+def converted(finished, tmp_path):
     """A directory of models alone, as a conversion writes it."""
     for kind in ("tokenizer", "decoder"):
         shutil.copytree(finished[0] / kind / "model", tmp_path / "models" / kind / "model")
     return tmp_path / "models"
 
 
-def test_encoding_ends_what_is_not_ended(models, tmp_path, monkeypatch):
+def test_encoding_ends_what_is_not_ended(converted, tmp_path, monkeypatch):
     """A process that dies after the last shard, and metadata that are lost; with a tokenizer
     from elsewhere, which is then at hand for what is trained here."""
     config = tiny()
-    config.checkpoint = str(models)
+    config.checkpoint = str(converted)
 
     def die(*_):
         raise KeyboardInterrupt
@@ -244,7 +245,7 @@ def test_encoding_ends_what_is_not_ended(models, tmp_path, monkeypatch):
     encode.run(config, tmp_path)
     assert read_spec(codes) == spec
     assert shards == {f: f.stat().st_mtime_ns for f in codes.glob("codes-*")}
-    assert json.loads((codes / "config.json").read_text())["config"]["checkpoint"] == str(models)
+    assert json.loads((codes / "config.json").read_text())["config"]["checkpoint"] == str(converted)
 
     about = checkpoint.read_model_json(tmp_path / "tokenizer/model", "tokenizer")
     assert about["fingerprint"] == spec.tokenizer["fingerprint"]
@@ -256,18 +257,14 @@ def test_encoding_ends_what_is_not_ended(models, tmp_path, monkeypatch):
     assert files(tmp_path) == before
     model = tmp_path / "tokenizer/model/model.json"
     model.write_text(json.dumps(about | {"fingerprint": "0" * 16}))
-    config.checkpoint = str(models)
+    config.checkpoint = str(converted)
     with pytest.raises(InputError, match="holds another tokenizer"):
         encode.run(config, tmp_path)
 
 
-def test_training_without_label_dropout_cannot_be_guided(tmp_path, finished):
-    workdir, _ = finished
+def test_a_model_without_label_dropout_cannot_be_guided(tmp_path):
     config = tiny()
-    config.train.label_drop = 0.0
-    for part in ("tokenizer", "codes"):
-        (tmp_path / part).symlink_to(workdir / part)
-    train.run(config, tmp_path)
+    models.save(config, tmp_path, label_drop=0.0)
     with pytest.raises(InputError, match="label dropout"):
         sample.run(config, tmp_path)
     config.sample.guidance = 1.0

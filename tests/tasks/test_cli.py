@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 import lpd_jax
 from lpd_jax import __main__ as cli
 from lpd_jax import config_files
+from lpd_jax.configs import base
 from lpd_jax.models.decoder import DecoderConfig
 from lpd_jax.tasks import build, sample, train
 
@@ -244,7 +246,21 @@ def test_help_says_what_there_is(lpd):
     for task in cli.TASKS:
         code, out, _ = lpd(task, "--help")
         assert code == 0 and out.startswith(f"{task}: ") and len(out) > 80
+    out = lpd("sample", "--help")[1]
+    assert "  sample.steps=10\n" in out and "train.steps" not in out
+    (line,) = (line for line in out.splitlines() if "sample.labels=" in line)
+    assert line.split() == ["sample.labels=()", *["all", "classes", "when", "empty"]]
+    assert "None leaves out the unconditional branch" in out  # from the line above the field
+    assert "sample.guidance=1.8" in lpd("sample", DIGITS, "--help")[1]
+    assert "train_tokenizer.steps=" in lpd("pipeline", "--help")[1]
     assert lpd("--version")[1].startswith(f"lpd_jax {lpd_jax.__version__}, jax ")
+
+
+def test_some_task_lists_each_section_of_the_config():
+    sections = {name for name, x in base.get_config().items() if isinstance(x, ConfigDict) and x}
+    listed = set().union(*map(cli._sections, cli.TASKS))
+    # Of the devices, which all tasks share, `build` reads the sections.
+    assert sections - {"mesh", "sample_mesh", "tokenizer", "decoder"} <= listed
 
 
 def test_a_process_of_its_own_ends_with_the_code():

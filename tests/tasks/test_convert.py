@@ -125,6 +125,28 @@ def test_there_and_back_is_bit_exact(converted, tmp_path):
             np.testing.assert_array_equal(back[name], official[name], name)
     with pytest.raises(InputError, match="not overwritten"):
         convert.run(config, tmp_path / "unused")
+    (tmp_path / "decoder.safetensors").unlink()
+    with pytest.raises(InputError, match=r"decoder\.md exists and is not overwritten"):
+        convert.run(config, tmp_path / "unused")
+    card = (tmp_path / "decoder.md").read_text()
+    for said in (
+        "license: unknown",
+        "| width |",
+        "10: 0, 1, 2",
+        "| guidance | 1.8 |",
+        DECODER.name,
+    ):
+        assert said in card
+    assert "How it is sampled" not in (tmp_path / "tokenizer.md").read_text()
+
+
+def test_a_model_card_has_settings_figures_and_a_licence():
+    about = {"kind": "decoder", "config": {"width": 8}, "class_names": ["a|b"] * 30}
+    training = {"seed": 0, "train": {"steps": 5}}
+    card = weights.model_card("mine.safetensors", about, training, {"heldout_loss": 1.5}, "mit")
+    assert card.startswith("---\nlicense: mit\n") and "Licence of the weights: mit." in card
+    for said in ("| steps | 5 |", "| heldout_loss | 1.5 |", "and 10 more", "convert.decoder=mine."):
+        assert said in card
 
 
 def test_another_size_resizes_the_position_embedding(tmp_path, one_device_mesh, caplog):

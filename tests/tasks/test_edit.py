@@ -1,6 +1,7 @@
 """The task `edit`: held-out images and files, masks and boxes, and clear refusals."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -92,6 +93,11 @@ def test_heldout_images_are_edited_as_their_class_and_the_next(config, workdir):
     for row, images in zip(found["labels"], found["images"], strict=True):
         for i, (label, image) in enumerate(zip(row, images, strict=True)):
             np.testing.assert_array_equal(Image.open(directory / f"{i:03d}-as-{label}.png"), image)
+    first = int(found["labels"][0][0])
+    with Image.open(directory / f"000-as-{first}.png") as image:
+        told = json.loads(image.text["lpd_jax"])
+        assert told["index"] == 0 and told["label"] == first and told["sample"]["steps"] == 4
+        assert told["model"] and image.text["Software"].startswith("lpd_jax ")
     with Image.open(directory / "edits.png") as sheet:
         assert sheet.width > 4 * 96 and sheet.height > 3 * 96
         assert np.ptp(np.asarray(sheet.convert("L"))) > 50

@@ -106,7 +106,7 @@ def test_each_setting_of_a_model_has_an_evaluation(config, tmp_path):
     evaluate.run(config, run)
     assert {file.parent.name for file in (run / "report").glob("*/report.json")} == set(found)
     config.data.size = 16
-    with pytest.raises(InputError, match=r"data\.size=16, and the model makes images of 32x32"):
+    with pytest.raises(InputError, match=r"data\.size=16, and the images to judge have 32x32"):
         evaluate.run(config, run)
 
 

@@ -13,13 +13,17 @@ from lpd_jax.checkpoint import Checkpoints
 from lpd_jax.configs import digits
 from lpd_jax.data.codes import CodesSpec, finalize, missing_shards, write_shard
 from lpd_jax.errors import InputError
+from lpd_jax.evaluation.distances import frechet
+from lpd_jax.evaluation.looking import Extractor
 from lpd_jax.metrics import read_rows
 from lpd_jax.models.decoder import Decoder, DecoderConfig
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
-from lpd_jax.tasks import train
+from lpd_jax.sampler import Sampler
+from lpd_jax.tasks import build, measuring, train
 from lpd_jax.tasks.workdir import plain
 from lpd_jax.trained import init_decoder, init_tokenizer, load_decoder
 from lpd_jax.weights import resize_pos_embed
+from tests.evaluation.test_units import network as feature_network
 
 SPEC = CodesSpec(
     tokenizer={"fingerprint": "of-both"},
@@ -158,8 +162,11 @@ def test_the_finished_model_is_what_was_trained(workdir):
     (other / "codes").symlink_to(workdir / "codes")
     train.run(lean, other)
     mesh = parallel.make_mesh(parallel.MeshConfig())
-    one, two = (load_decoder(p / "decoder/model", mesh)[1] for p in (workdir, other))
+    (_, one, about), (_, two, _) = (
+        load_decoder(p / "decoder/model", mesh) for p in (workdir, other)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-4), one, two)
+    assert about["label_drop"] == config().train.label_drop
 
 
 def same(a, b):
@@ -201,8 +208,8 @@ def test_a_checkpoint_of_one_network_has_the_layout_that_it_always_had(workdir):
     assert "blocks" in state["params"] and "blocks" in state["ema"]
 
 
-def test_what_is_looked_at_while_training_goes_on(workdir):
-    """Held-out loss and a sheet of samples; the model keeps its average beside its parameters."""
+def test_what_is_looked_at_while_training_goes_on(workdir, monkeypatch):
+    """Held-out loss, samples and FID; the model keeps its average beside its parameters."""
     network = Tokenizer(
         TokenizerConfig(
             ch=8, ch_mult=(1, 1), num_res_blocks=1, z_channels=8, codebook_size=48, norm_groups=4
@@ -212,10 +219,25 @@ def test_what_is_looked_at_while_training_goes_on(workdir):
     about = plain({"kind": "tokenizer", "config": network.config, "fingerprint": "of-both"})
     checkpoint.save_model(workdir / "tokenizer/model", about, params)
     looked = config(ema_decay=0.9, eval_every=1, sheet_every=2)
+    looked.train.update(fid_every=2, fid_images=40)
     looked.sample.update(steps=4)
+    with pytest.raises(InputError, match="fid_every needs weights and a reference"):
+        train.run(looked, workdir)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    np.savez(workdir / "real.npz", pixels)
+    looked.evaluate.update(inception="weights", reference=str(workdir / "real.npz"))
+    monkeypatch.setattr(measuring, "network", lambda path: feature_network(side=16))
     figures = train.run(looked, workdir)
     rows = read_rows(workdir / "decoder")
+    assert [row["step"] for row in rows if "fid" in row] == [2]
+    assert rows[-1]["fid"] != rows[-1]["ema_fid"] > 0 and rows[-1]["ema_inception_score"] >= 1
+    sampled = Sampler.load(workdir, mesh=parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=4)))
+    images = build.generate(looked, looked.sample, sampled, measuring.balanced(40, 3)).images
+    own, real = (Extractor(feature_network(side=16))(x)["pool3"] for x in (images, pixels))
+    own, real = ((x.mean(0, np.float64), np.cov(x.T)) for x in (own, real))
+    assert rows[-1]["ema_fid"] == pytest.approx(frechet(*own, *real), rel=1e-3)
     assert [row["step"] for row in rows if "heldout_loss" in row] == [1, 2]
+    rows = [row for row in rows if "heldout_loss" in row]
     assert 0 < rows[-1]["heldout_loss_se"] < rows[-1]["heldout_loss"]
     assert (workdir / "decoder/sheets/0000002.png").is_file()
     # One schedule: the evaluator's average and the report's are the same figure.

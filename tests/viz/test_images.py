@@ -115,3 +115,13 @@ def test_gif_plays_every_frame_and_rests_on_the_last(tmp_path):
             durations.append(gif.info["duration"])
             assert np.asarray(gif.convert("RGB"))[0, 0].tolist() == [40 * i, 0, 0]
     assert durations == [100, 100, 100, 1000]
+
+
+def test_a_png_carries_text(tmp_path):
+    image = Image.new("RGB", (3, 2), "red")
+    plain = save_png(image, tmp_path / "plain.png").read_bytes()
+    path = save_png(image, tmp_path / "text.png", {"Software": "lpd_jax", "lpd_jax": '{"é": 1}'})
+    with Image.open(path) as read:
+        assert read.text == {"Software": "lpd_jax", "lpd_jax": '{"é": 1}'}
+        np.testing.assert_array_equal(np.asarray(read), np.asarray(image))
+    assert b"lpd_jax" not in plain

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Builds the manual into site/, and fails on any warning.
+#   bash launch/docs.sh [mkdocs arguments]
+source "$(dirname "${BASH_SOURCE[0]}")/install.sh" docs
+exec .venv/bin/python -m mkdocs build --strict "$@"
