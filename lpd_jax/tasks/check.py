@@ -15,7 +15,7 @@ from lpd_jax.generation import editing, orders
 from lpd_jax.models.decoder import DecoderConfig
 from lpd_jax.parallel import MeshConfig
 from lpd_jax.quantize import MODES
-from lpd_jax.tasks import build
+from lpd_jax.tasks import build, tokenizer_parts
 
 # Whole numbers, and the least that each may be.
 _LEAST = {
@@ -26,6 +26,9 @@ _LEAST = {
     "train_tokenizer.save_every": 1,
     "train_tokenizer.keep": 1,
     "train_tokenizer.keep_every": 0,
+    "train_tokenizer.eval_every": 0,
+    "train_tokenizer.eval_images": 0,
+    "train_tokenizer.sheet_every": 0,
     "encode.batch_size": 1,
     "encode.shard_size": 1,
     "train.steps": 1,
@@ -173,6 +176,7 @@ def _training(config: ConfigDict, num_tokens: int | None) -> None:
         with _in(name):
             build.optimizer(config[name])
             build.loop(config[name])
+    tokenizer_parts.plan(config)
     section = config.train
     if not 0 <= checks.number("train.label_drop", section.label_drop) < 1:
         raise InputError(f"train.label_drop={section.label_drop} must be in [0, 1).")
