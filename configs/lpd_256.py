@@ -47,16 +47,14 @@ def get_config(size: str = "L") -> ConfigDict:
     config = base.get_config()
     config.seed = 1
     config.data.size = 256
-    config.tokenizer = ConfigDict(
-        {
-            "ch": 128,
-            "ch_mult": (1, 1, 2, 2, 4),
-            "num_res_blocks": 2,
-            "z_channels": 256,
-            "codebook_size": 16384,
-            "codebook_dim": 8,
-            "norm_groups": 32,
-        }
+    config.tokenizer.update(
+        ch=128,
+        ch_mult=(1, 1, 2, 2, 4),
+        num_res_blocks=2,
+        z_channels=256,
+        codebook_size=16384,
+        codebook_dim=8,
+        norm_groups=32,
     )
     config.encode.update(batch_size=128, shard_size=16_384)
     config.decoder.update(

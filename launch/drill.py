@@ -1,9 +1,11 @@
 """Kills a training run again and again and shows that nothing is lost and nothing is done twice.
 
     python launch/drill.py --codes=runs/digits/codes --workdir=runs/drill --kills=50
+    python launch/drill.py --workdir=runs/drill_gan --kills=20
 
-Trains a shrunk digits decoder twice on the same codes, by the command line: once in one go, once
-killed at random points, each time by one of
+Trains a shrunk digits decoder twice on the same codes, or without codes a shrunk tokenizer against
+a discriminator, by the command line: once in one go, once killed at random points, each time by one
+of
 
   step   SIGKILL after a random number of steps
   save   SIGKILL while a checkpoint is being written
@@ -35,6 +37,33 @@ STEPS_PER_KILL = 40  # more than a run that is killed gets done on average
 SAVE_EVERY = 20
 KINDS = ("step", "save", "start", "term")
 ROOT = Path(__file__).parents[1]
+# With everything that a run can carry from step to step.
+DECODER = {
+    "decoder.width": 64,
+    "decoder.depth": 2,
+    "decoder.heads": 2,
+    "decoder.unroll": 2,
+    "decoder.dropout": 0.1,
+    "train.batch_size": 32,
+    "train.ema_decay": 0.99,
+}
+TOKENIZER = {
+    "tokenizer.ch": 8,
+    "tokenizer.ch_mult": "(1,1,1)",
+    "tokenizer.z_channels": 8,
+    "tokenizer.norm_groups": 4,
+    "train_tokenizer.batch_size": 16,
+    "train_tokenizer.warmup_steps": 5,
+    "train_tokenizer.ema_decay": 0.99,
+    "tokenizer_loss.restart_every": 7,
+    "tokenizer_loss.restart_below": 0.5,
+    "discriminator.weight": 0.5,
+    "discriminator.adaptive": True,
+    "discriminator.start": 10,
+    "discriminator.width": 8,
+    "discriminator.layers": 2,
+    "discriminator.lecam": 0.01,
+}
 
 
 def child(workdir: Path, kind: str, target: int, delay: float, arguments: list[str]) -> None:
@@ -90,24 +119,19 @@ def run(
     workdir: Path, cache: Path, steps: int, kind: str = "none", target: int = 0, delay: float = 0
 ) -> int:
     """Trains in `workdir`, or goes on there, in a process of its own; its exit code."""
+    decoder = trained(workdir).name == "decoder"
+    task = "train" if decoder else "train_tokenizer"
     fields = {
         "mesh.data": 1,
-        "decoder.width": 64,
-        "decoder.depth": 2,
-        "decoder.heads": 2,
-        "decoder.unroll": 2,
-        "decoder.dropout": 0.1,
-        "train.steps": steps,
-        "train.batch_size": 32,
-        "train.decay_start": steps // 2,
-        "train.ema_decay": 0.99,
-        "train.log_every": 1,
-        "train.save_every": SAVE_EVERY,
+        f"{task}.steps": steps,
+        f"{task}.log_every": 1,
+        f"{task}.save_every": SAVE_EVERY,
+        **(DECODER | {"train.decay_start": steps // 2} if decoder else TOKENIZER),
     }
     return subprocess.run(
         [
             *(sys.executable, __file__, "child", str(workdir), kind, str(target), str(delay)),
-            "train",
+            task,
             *("--config=configs/digits.py", f"--workdir={workdir}"),
             *(f"--config.{name}={value}" for name, value in fields.items()),
         ],
@@ -124,21 +148,26 @@ def run(
     ).returncode
 
 
+def trained(workdir: Path) -> Path:
+    """Where the run is: a decoder's where there are codes, else a tokenizer's."""
+    return workdir / ("decoder" if (workdir / "codes").exists() else "tokenizer")
+
+
 def saved(workdir: Path) -> int:
     """The newest complete checkpoint; 0 if there is none."""
-    names = [p.name for p in (workdir / "decoder/checkpoints").glob("*")]
+    names = [p.name for p in (trained(workdir) / "checkpoints").glob("*")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def written(workdir: Path) -> int:
     """Steps with a row of metrics."""
-    file = workdir / "decoder/metrics.jsonl"
+    file = trained(workdir) / "metrics.jsonl"
     return file.read_bytes().count(b"\n") if file.is_file() else 0
 
 
 def saving(workdir: Path) -> bool:
     """Whether a checkpoint is being written, or its process died over it."""
-    return any((workdir / "decoder/checkpoints").glob("*tmp*"))
+    return any((trained(workdir) / "checkpoints").glob("*tmp*"))
 
 
 def kill(workdir: Path, cache: Path, steps: int, kind: str, draw: random.Random) -> dict:
@@ -189,14 +218,14 @@ def differences(whole: Path, killed: Path, steps: int) -> list[str]:
 
     found = []
     states = [
-        ocp.load_checkpointables(path / f"decoder/checkpoints/{steps}")["state"]
+        ocp.load_checkpointables(trained(path) / f"checkpoints/{steps}")["state"]
         for path in (whole.absolute(), killed.absolute())
     ]
     leaves = [jax.tree_util.tree_leaves_with_path(state) for state in states]
     for (path, a), (_, b) in zip(*leaves, strict=True):
         if np.asarray(a).tobytes() != np.asarray(b).tobytes():
             found.append(f"state {jax.tree_util.keystr(path)} differs")
-    rows = [without_clock(read_rows(path / "decoder")) for path in (whole, killed)]
+    rows = [without_clock(read_rows(trained(path))) for path in (whole, killed)]
     numbers = [row["step"] for row in rows[1]]
     if numbers != list(range(steps)):
         found.append(
@@ -227,7 +256,7 @@ def table(kills: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--codes", type=Path, required=True, help="codes of the digits config")
+    parser.add_argument("--codes", type=Path, help="codes of the digits config")
     parser.add_argument("--workdir", type=Path, required=True, help="new directory")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -235,7 +264,9 @@ def main() -> None:
     draw, steps = random.Random(given.seed), STEPS_PER_KILL * given.kills
     whole, killed, cache = (given.workdir.absolute() / n for n in ("whole", "killed", "cache"))
     for workdir in (whole, killed):
-        shutil.copytree(given.codes, workdir / "codes")
+        workdir.mkdir(parents=True)
+        if given.codes:
+            shutil.copytree(given.codes, workdir / "codes")
     finish(whole, cache, steps)
     kinds = [KINDS[i % len(KINDS)] for i in range(given.kills)]
     draw.shuffle(kinds)

@@ -132,6 +132,25 @@ def born_sharded(init: Callable, mesh: Mesh, rules: Rules, *args):
     return jax.jit(lambda *a: nn.unbox(init(*a)), out_shardings=shardings)(*args), shardings
 
 
+def boxed(params, mesh: Mesh, rules: Rules = RULES):
+    """Parameters of a network that names no axes, so boxed that each is cut as "embed" is.
+
+    An array of two or more axes is cut along its longest axis, where that divides among the
+    devices; others are whole on every device.
+    """
+    axes = dict(rules).get("embed") or ()
+    ways = math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+
+    def box(x):
+        longest = int(np.argmax(x.shape)) if x.ndim > 1 else 0
+        if x.ndim < 2 or x.shape[longest] % ways:
+            return x
+        names = tuple("embed" if axis == longest else None for axis in range(x.ndim))
+        return nn.LogicallyPartitioned(x, names)
+
+    return jax.tree.map(box, params)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds all of it."""
     return NamedSharding(mesh, PartitionSpec())

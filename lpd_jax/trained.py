@@ -77,6 +77,15 @@ def load_decoder(
     return network, params, about | {"params": which}
 
 
+def belong(decoder: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> bool:
+    """Whether a decoder was trained on codes of a tokenizer, given what their `model.json` say.
+
+    A tokenizer of which only the way back to images was trained further has the codes of the one
+    before, whose fingerprint is its `codes`.
+    """
+    return decoder.get("tokenizer") in (tokenizer["fingerprint"], tokenizer.get("codes", ""))
+
+
 def lay_out(
     decoder: Decoder, params: Any, layers: str, dtype: str | None = None
 ) -> tuple[Decoder, Any]:

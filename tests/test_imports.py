@@ -80,6 +80,7 @@ def test_imports_point_downwards(file):
                 "results",
                 "scoring",
                 "start",
+                "tokenizer_parts",
                 "workdir",
             )
             assert shared, f"{file} imports another task, lpd_jax.{name}"

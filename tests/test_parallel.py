@@ -107,6 +107,14 @@ def test_constraints_are_in_the_lowered_program(decoder, decoder_params, batch):
         assert lowered().as_text().count("sharding_constraint") == 2 + 2 * 5
 
 
+def test_networks_without_axes_are_cut_along_their_longest_axis():
+    mesh = parallel.make_mesh(MeshConfig(data=4, fsdp=2))
+    params = {"kernel": np.ones((3, 3, 8, 3)), "bias": np.ones(8), "odd": np.ones((5, 3))}
+    found = parallel.shardings_of(parallel.boxed(params, mesh), mesh)
+    specs = jax.tree.map(lambda x: x.spec, found)
+    assert specs == {"kernel": P(None, None, "fsdp", None), "bias": P(), "odd": P()}
+
+
 def test_batches_must_divide_among_devices():
     mesh = parallel.make_mesh(MeshConfig())
     placed = parallel.put_batch({"x": np.arange(16)}, mesh)

@@ -53,8 +53,11 @@ class VggWeights(NamedTuple):
 class Vgg16(nn.Module):
     """Images float32 [B, H, W, 3] in [-1, 1] -> the last activations of each of the five stages.
 
-    Parameters are named as in the file, with the weights of LPIPS beside them.
+    Parameters are named as in the file, with the weights of LPIPS beside them. Products are of
+    `dtype`, activations float32.
     """
+
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images) -> list[jax.Array]:
@@ -70,11 +73,12 @@ class Vgg16(nn.Module):
                     width,
                     (3, 3),
                     precision="highest",
+                    dtype=jnp.dtype(self.dtype),
                     conv_general_dilated=convolve,
                     name=f"Conv_{layer}",
                 )
                 x, layer = nn.relu(conv(x)), layer + 1
-            activations.append(x)
+            activations.append(x.astype(jnp.float32))
         return activations
 
 
@@ -115,18 +119,19 @@ def load(path: storage.Where) -> VggWeights:
     return VggWeights(variables, digest, KNOWN.get(digest, "unknown weights"))
 
 
-def lpips(variables: Any, a: jax.Array, b: jax.Array) -> jax.Array:
+def lpips(variables: Any, a: jax.Array, b: jax.Array, dtype: str = "float32") -> jax.Array:
     """Learned perceptual distance of images, VGG16, version 0.1; the caller compiles it.
 
     Args:
         variables: of `load`.
         a, b: float32 [B, H, W, 3] in [-1, 1], at least 16 pixels a side.
+        dtype: of the products of VGG16; "bfloat16" for training, a few percent off.
 
     Returns:
         float32 [B], from 0 for equal images up; it can be differentiated by `a` and `b`.
     """
     total = 0.0
-    both = _stages(variables, jnp.concatenate([a, b]))
+    both = _stages(variables, jnp.concatenate([a, b]), dtype)
     for activations, linear in zip(both, variables["linear"], strict=True):
         x, y = jnp.split(_unit(activations), 2)
         total += jnp.matmul(jnp.square(x - y), linear, precision="highest").mean((1, 2))
@@ -146,13 +151,13 @@ def features(variables: Any, images: jax.Array) -> jax.Array:
     return _stages(variables, images)[-1].mean((1, 2))
 
 
-def _stages(variables: Any, images: jax.Array) -> list[jax.Array]:
+def _stages(variables: Any, images: jax.Array, dtype: str = "float32") -> list[jax.Array]:
     if min(images.shape[1:3]) < LEAST_SIDE:
         raise InputError(
             f"VGG16 needs images of at least {LEAST_SIDE} pixels a side; these have "
             f"{images.shape[1]}x{images.shape[2]}."
         )
-    return Vgg16().apply(variables["network"], images)
+    return Vgg16(dtype).apply(variables["network"], images)
 
 
 def _products(x: jax.Array, kernel: jax.Array, *_, precision, **__) -> jax.Array:

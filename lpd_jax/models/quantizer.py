@@ -15,11 +15,13 @@ class Quantized:
 
     latents: float32 [B, h, w, E], the chosen codebook rows with straight-through gradient.
     codes: int32 [B, h, w] in [0, V).
+    inputs: float32 [B, h, w, E], what was quantised, on the unit sphere if the rows are.
     vq, commitment, entropy: float32 scalars, already weighted; their sum is the training loss.
     """
 
     latents: jax.Array
     codes: jax.Array
+    inputs: jax.Array
     vq: jax.Array
     commitment: jax.Array
     entropy: jax.Array
@@ -53,6 +55,7 @@ class VectorQuantizer(nn.Module):
         return Quantized(
             latents=latents + stop(chosen - latents),
             codes=codes,
+            inputs=latents,
             vq=jnp.mean((chosen - stop(latents)) ** 2),
             commitment=self.commitment * jnp.mean((stop(chosen) - latents) ** 2),
             entropy=self.entropy * entropy_loss(distances, self.entropy_temperature),

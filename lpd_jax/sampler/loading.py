@@ -12,7 +12,7 @@ from lpd_jax.models.decoder import Decoder
 from lpd_jax.models.tokenizer import Tokenizer
 from lpd_jax.quantize import quantize_decoder
 from lpd_jax.sampler import defaults
-from lpd_jax.trained import lay_out, load_decoder, load_tokenizer
+from lpd_jax.trained import belong, lay_out, load_decoder, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ def load(
     path = storage.path(path)
     decoder, decoder_params, about = load_decoder(path / "decoder/model", mesh, rules, params)
     tokenizer, tokenizer_params, found = load_tokenizer(path / "tokenizer/model", mesh)
-    if about["tokenizer"] != found["fingerprint"]:
+    if not belong(about, found):
         raise InputError(
             f"the decoder in {path} was trained on codes of another tokenizer; train it again "
             "or put back the tokenizer that it belongs to."

@@ -18,6 +18,7 @@ from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 from lpd_jax.sampler import Sampler, Samples
 from lpd_jax.sampler.checks import labels as check_labels
+from lpd_jax.trained import belong
 from lpd_jax.training.loop import LoopConfig
 from lpd_jax.training.objectives import DrawOrder, uniform_order
 from lpd_jax.training.optimizer import OptimizerConfig
@@ -244,7 +245,7 @@ def about(config: ConfigDict, workdir: storage.Where) -> dict[str, Any]:
     def read() -> dict[str, Any]:
         decoder = checkpoint.read_model_json(place / "decoder/model", "decoder")
         tokenizer = checkpoint.read_model_json(place / "tokenizer/model", "tokenizer")
-        if decoder["tokenizer"] != tokenizer["fingerprint"]:
+        if not belong(decoder, tokenizer):
             raise InputError(
                 f"the decoder in {place} was trained on codes of another tokenizer; train it again "
                 "or put back the tokenizer that it belongs to."

@@ -15,7 +15,7 @@ from lpd_jax.generation import editing, orders
 from lpd_jax.models.decoder import DecoderConfig
 from lpd_jax.parallel import MeshConfig
 from lpd_jax.quantize import MODES
-from lpd_jax.tasks import build
+from lpd_jax.tasks import build, tokenizer_parts
 
 # Whole numbers, and the least that each may be.
 _LEAST = {
@@ -26,6 +26,9 @@ _LEAST = {
     "train_tokenizer.save_every": 1,
     "train_tokenizer.keep": 1,
     "train_tokenizer.keep_every": 0,
+    "train_tokenizer.eval_every": 0,
+    "train_tokenizer.eval_images": 0,
+    "train_tokenizer.sheet_every": 0,
     "encode.batch_size": 1,
     "encode.shard_size": 1,
     "train.steps": 1,
@@ -52,6 +55,7 @@ _LEAST = {
     "search.num_images": 10,
     "likelihood.draws": 1,
     "likelihood.images": 0,
+    "attention.images": 0,
     "fit_schedule.images": 0,
     "fit_schedule.rounds": 1,
     "fit_order.images": 0,
@@ -137,8 +141,9 @@ def _likelihood(config: ConfigDict) -> None:
     for name in ("likelihood", "fit_schedule"):
         for value in config[name].steps:
             checks.whole(f"{name}.steps", value, 1)
-    if section.split not in ("heldout", "train"):
-        raise InputError(f"likelihood.split={section.split!r} must be 'heldout' or 'train'.")
+    for name in ("likelihood", "attention"):
+        if config[name].split not in ("heldout", "train"):
+            raise InputError(f"{name}.split={config[name].split!r} must be 'heldout' or 'train'.")
 
 
 def _evaluation(config: ConfigDict) -> None:
@@ -171,6 +176,7 @@ def _training(config: ConfigDict, num_tokens: int | None) -> None:
         with _in(name):
             build.optimizer(config[name])
             build.loop(config[name])
+    tokenizer_parts.plan(config)
     section = config.train
     if not 0 <= checks.number("train.label_drop", section.label_drop) < 1:
         raise InputError(f"train.label_drop={section.label_drop} must be in [0, 1).")

@@ -1,35 +1,44 @@
 """Task: trains the VQ tokenizer on images, and shows what it makes of held-out ones."""
 
+import dataclasses
+import functools
 import logging
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from lpd_jax import checkpoint, distributed, parallel, storage
 from lpd_jax.data import pipeline
-from lpd_jax.evaluation import reconstruction
+from lpd_jax.evaluation import vgg
+from lpd_jax.evaluation.heldout_images import SHOWN, HeldoutImages
 from lpd_jax.metrics import read_rows
-from lpd_jax.models.tokenizer import Tokenizer, to_uint8
-from lpd_jax.tasks import build
+from lpd_jax.models.tokenizer import Tokenizer
+from lpd_jax.tasks import build, start, tokenizer_parts
 from lpd_jax.tasks.workdir import alone, claim, plain, timed, write_json
-from lpd_jax.trained import init_tokenizer, load_tokenizer
+from lpd_jax.trained import load_tokenizer
+from lpd_jax.training.adversarial import DISCRIMINATOR, TOKENIZER
+from lpd_jax.training.loop import Evaluator
 from lpd_jax.training.loop import train as run_training
-from lpd_jax.training.objectives import tokenizer_loss
-from lpd_jax.training.step import Part
+from lpd_jax.training.reconstruction import PERCEPTUAL
+from lpd_jax.training.step import TrainState
 from lpd_jax.viz import images as pictures
 from lpd_jax.viz import plots
 
 _LOG = logging.getLogger(__name__)
+_CURVES = ("mse", "commitment", "entropy", "codes_in_batch")
+# Drawn too where there are rows of them.
+_MORE_CURVES = ("lpips", "adversarial_weight", "discriminator/loss", "psnr_db", "dead_codes")
 
 
 def run(config: ConfigDict, workdir: storage.Where) -> dict[str, float]:
     """Trains (or goes on training) in `workdir/tokenizer`; returns its figures."""
     workdir = storage.path(workdir)
     build.loop(config.train_tokenizer)
-    build.optimizer(config.train_tokenizer)
+    plan = tokenizer_parts.plan(config)
+    chosen = config.tokenizer_loss.lpips
+    weights = vgg.load(chosen) if chosen else None
     with alone(workdir / "tokenizer"):
         directory = claim(
             workdir / "tokenizer",
@@ -37,27 +46,35 @@ def run(config: ConfigDict, workdir: storage.Where) -> dict[str, float]:
                 "seed": config.seed,
                 "data": config.data,
                 "tokenizer": config.tokenizer,
-                "train_tokenizer": build.lasting(config.train_tokenizer),
+                **tokenizer_parts.settings(config, weights.sha256 if weights else ""),
             },
             config,
         )
         network = build.tokenizer(config)
         train = build.images(config.data, "train")
         heldout = build.images(config.data, "heldout")
-        grid = build.grid(config)
+        build.grid(config)
         if not distributed.from_first((directory / "model/model.json").is_file()):
+            name = weights.name if weights else ""
+            _LOG.info("train_tokenizer: %s", tokenizer_parts.describe(plan, config, name))
             with timed(workdir, "train_tokenizer"):
-                params = _train(config, directory, network, train)
-                about = plain({"kind": "tokenizer", "config": network.config, "data": config.data})
-                about["fingerprint"] = checkpoint.fingerprint(about, params)
-                checkpoint.save_model(directory / "model", about, params)
-                del params
+                state = _train(config, plan, directory, network, train, heldout, weights)
+                _save(config, plan, directory, network, state)
+                del state
         with timed(workdir, "train_tokenizer"):
-            return _report(config, directory, heldout, grid)
+            return _report(config, directory, heldout, weights)
 
 
-def _train(config: ConfigDict, directory: storage.Path, network: Tokenizer, source) -> Any:
-    """Parameters after training."""
+def _train(
+    config: ConfigDict,
+    plan: tokenizer_parts.Plan,
+    directory: storage.Path,
+    network: Tokenizer,
+    source: Any,
+    heldout: Any,
+    weights: vgg.VggWeights | None,
+) -> TrainState:
+    """The state after training."""
     section, mesh = config.train_tokenizer, build.mesh(config)
     batches = pipeline.batches(
         source,
@@ -66,65 +83,133 @@ def _train(config: ConfigDict, directory: storage.Path, network: Tokenizer, sour
         rows=parallel.process_rows(mesh, section.batch_size),
         transform=pipeline.flip_or_not if config.data.flip else None,
     )
-    part = Part(
-        lambda key: init_tokenizer(network, key),
-        tokenizer_loss(network),
-        build.optimizer(section),
-    )
-    state = run_training(
+    perceptual = constants = None
+    if weights is not None:
+        perceptual = functools.partial(vgg.lpips, dtype=config.tokenizer_loss.lpips_dtype)
+        constants = {PERCEPTUAL: weights.variables}
+    begun = distributed.from_first(start.has_checkpoint(directory))
+    return run_training(
         "train_tokenizer",
         directory,
-        {"tokenizer": part},
+        tokenizer_parts.parts(plan, network, config, mesh, perceptual, begun),
         iter(batches),
         fields=("image",),
         loop=build.loop(section),
         seed=config.seed,
         mesh=mesh,
         rules=build.rules(config),
+        evaluators=_evaluators(config, directory, network, heldout, weights),
+        constants=constants,
     )
-    return state.params["tokenizer"]
+
+
+def _trained(state: TrainState) -> Any:
+    """Parameters of the tokenizer that training is for: their average where there is one."""
+    average = state.ema[TOKENIZER]
+    return tokenizer_parts.of_network(state.params[TOKENIZER] if average is None else average)
+
+
+def _save(
+    config: ConfigDict,
+    plan: tokenizer_parts.Plan,
+    directory: storage.Path,
+    network: Tokenizer,
+    state: TrainState,
+) -> None:
+    """Writes the model directory, and before it that of the discriminator."""
+    if plan.adversary:
+        judge = {
+            "kind": "discriminator",
+            "config": dataclasses.asdict(plan.adversary.network.config),
+        }
+        params = tokenizer_parts.of_network(state.params[DISCRIMINATOR])
+        checkpoint.save_model(directory / "discriminator", plain(judge), params)
+    params = _trained(state)
+    about = plain({"kind": "tokenizer", "config": network.config, "data": config.data})
+    about["fingerprint"] = checkpoint.fingerprint(about, params)
+    if plan.keeps_codes:
+        _, before = tokenizer_parts.source_of(config.train_tokenizer.init_from)
+        about["codes"] = before.get("codes") or before["fingerprint"]
+    checkpoint.save_model(directory / "model", about, params)
+
+
+def _evaluators(
+    config: ConfigDict,
+    directory: storage.Path,
+    network: Tokenizer,
+    heldout: Any,
+    weights: vgg.VggWeights | None,
+) -> list[Evaluator]:
+    """What the section asks for: figures of held-out images, a sheet of them."""
+    section, found = config.train_tokenizer, []
+    look = functools.partial(
+        HeldoutImages,
+        network,
+        heldout,
+        batch_size=config.encode.batch_size,
+        mesh=build.mesh(config),
+    )
+    if section.eval_every:
+        images = look(most=section.eval_images, perceptual=weights)
+
+        def figures(step: int, state: TrainState) -> dict[str, float]:
+            kept = images(_trained(state))
+            return {f"heldout_{name}": value for name, value in kept.figures.items()}
+
+        found.append(Evaluator("heldout", section.eval_every, figures))
+    if section.sheet_every:
+        shown = look(most=SHOWN)
+
+        def sheet(step: int, state: TrainState) -> dict[str, np.ndarray]:
+            page = _sheet(shown(_trained(state)).pairs)
+            if jax.process_index() == 0:
+                pictures.save_png(page, directory / f"sheets/{step:07d}.png")
+            return {"reconstructions": np.asarray(page.convert("RGB"))}
+
+        found.append(Evaluator("sheet", section.sheet_every, sheet))
+    return found
+
+
+def _sheet(pairs: np.ndarray) -> Any:
+    """Images beside their reconstructions, uint8 [M, 2, H, W, 3], as a picture."""
+    tiles = pairs.reshape(-1, *pairs.shape[2:])
+    scale = max(1, 64 // pairs.shape[2])
+    return pictures.grid(tiles, 16, scale, ["real", "coded"] * len(pairs))
 
 
 def _report(
-    config: ConfigDict, directory: storage.Path, heldout, grid: tuple[int, int]
+    config: ConfigDict, directory: storage.Path, heldout: Any, weights: vgg.VggWeights | None
 ) -> dict[str, float]:
-    """Held-out PSNR and codebook usage, with pictures."""
-    network, params, _ = load_tokenizer(directory / "model", build.mesh(config))
-
-    @jax.jit
-    def round_trip(params, images):
-        codes = network.apply({"params": params}, pipeline.to_unit(images), method="encode")
-        decoded = network.apply({"params": params}, codes, grid, method="decode")
-        return codes, to_uint8(decoded)
-
-    codes, originals, decoded = [], [], []
-    size = min(config.encode.batch_size, len(heldout))
-    for batch in grain.MapDataset.source(heldout).batch(size):
-        originals.append(batch["image"])
-        # Whole batches only reach the compiled program: the last one is filled up.
-        filled = np.resize(batch["image"], (size, *batch["image"].shape[1:]))
-        new_codes, new_decoded = jax.device_get(round_trip(params, filled))
-        codes.append(new_codes[: len(batch["image"])])
-        decoded.append(new_decoded[: len(batch["image"])])
-    codes, originals, decoded = map(np.concatenate, (codes, originals, decoded))
-    counts = reconstruction.code_counts(codes, network.config.codebook_size)
-    figures = {
-        "psnr_db": reconstruction.psnr(originals, decoded),
-        "codebook_usage": reconstruction.codebook_usage(codes, network.config.codebook_size),
-    }
-    if jax.process_index() == 0:
-        write_json(directory / "figures.json", figures)
-        pairs = np.stack([originals[:32], decoded[:32]], 1).reshape(-1, *originals.shape[1:])
-        scale = max(1, 64 // config.data.size)
-        sheet = pictures.grid(pairs, 16, scale, ["real", "coded"] * (len(pairs) // 2))
-        pictures.save_png(sheet, directory / "reconstructions.png")
-        rows = read_rows(directory)
-        figure = plots.curves(rows, ["mse", "commitment", "entropy", "codes_in_batch"])
-        plots.save(figure, directory / "curves.png")
-        plots.save(plots.code_histogram(counts), directory / "codebook.png")
-    _LOG.info(
-        "train_tokenizer: held-out PSNR %.2f dB, %.1f %% of the codes used",
-        figures["psnr_db"],
-        100 * figures["codebook_usage"],
+    """Figures of all held-out images, with pictures."""
+    mesh = build.mesh(config)
+    network, params, _ = load_tokenizer(directory / "model", mesh)
+    images = HeldoutImages(
+        network, heldout, batch_size=config.encode.batch_size, mesh=mesh, perceptual=weights
     )
-    return figures
+    with parallel.use(mesh, build.rules(config)):
+        kept = images(params)
+    if jax.process_index() == 0:
+        write_json(directory / "figures.json", kept.figures)
+        pictures.save_png(_sheet(kept.pairs), directory / "reconstructions.png")
+        rows = [_plain(row) for row in read_rows(directory)]
+        there = {name.removeprefix("heldout_") for row in rows for name in row}
+        figure = plots.curves(rows, [*_CURVES, *(name for name in _MORE_CURVES if name in there)])
+        plots.save(figure, directory / "curves.png")
+        plots.save(plots.code_histogram(kept.counts), directory / "codebook.png")
+    more = "".join(
+        f", {name.upper()} {kept.figures[name]:.4f}"
+        for name in ("ssim", "lpips")
+        if name in kept.figures
+    )
+    _LOG.info(
+        "train_tokenizer: held-out PSNR %.2f dB%s, %.1f %% of the codes used",
+        kept.figures["psnr_db"],
+        more,
+        100 * kept.figures["codebook_usage"],
+    )
+    return kept.figures
+
+
+def _plain(row: dict[str, float]) -> dict[str, float]:
+    """A row in which the tokenizer's metrics have no prefix, whether or not it was alone."""
+    return {name.removeprefix(f"{TOKENIZER}/"): value for name, value in row.items()}

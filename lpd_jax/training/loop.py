@@ -96,6 +96,7 @@ def train(
     evaluators: Sequence[Evaluator] = (),
     fork: Fork | None = None,
     flops: float = 0,
+    constants: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Trains in `directory`, with checkpoints and metrics there.
 
@@ -112,6 +113,7 @@ def train(
         evaluators: what is looked at on the way.
         fork: where to begin when there is no checkpoint to go on from, instead of step 0.
         flops: that an image needs, for the metric `mfu`; 0 leaves it out.
+        constants: arrays by name, the same in every process, that all losses are given (`LossFn`).
 
     Raises:
         InputError: a checkpoint is damaged, a batch does not divide among the devices, the disk is
@@ -119,7 +121,9 @@ def train(
         Preempted: asked to stop; the step is saved.
     """
     key = jax.random.key(seed)
-    start, step = prepare(parts, key=key, mesh=mesh, rules=rules)
+    start, step = prepare(parts, key=key, mesh=mesh, rules=rules, constants=bool(constants))
+    if constants:
+        step = _with_constants(step, jax.device_put(dict(constants), parallel.replicated(mesh)))
     abstract = abstract_state(start, key, mesh, rules)
 
     def put(batch):
@@ -150,6 +154,11 @@ def train(
             reports = _Reports(parts, loop, checkpoints, writer, bar, clock)
             run = _Run(name, step, batches, put, loop, checkpoints, reports, evaluators)
             return run.fit(state, directory / "profile")
+
+
+def _with_constants(step: Callable, constants: Mapping[str, jax.Array]) -> Step:
+    """The step of a state and a batch alone. Not closed over by the program: it would hold them."""
+    return lambda state, batch: step(state, batch, constants)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is minimised: the decoder's cross-entropy, the tokenizer's reconstruction.
+"""What the decoder minimises: the cross-entropy of the codes.
 
 Dims: B batch, N image tokens, R schedules of group sizes, V codes.
 """
@@ -12,7 +12,6 @@ import optax
 from lpd_jax import parallel
 from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import Decoder
-from lpd_jax.models.tokenizer import Tokenizer
 from lpd_jax.training.step import LossFn
 
 # (key, step_of int32 [N]) -> int32 [N]: an order for the groups of `step_of`.
@@ -145,29 +144,3 @@ def _sums(decoder: Decoder, params, hidden, target, chunk, axis) -> tuple[jax.Ar
     sums = () if axis is None else (len(hidden),)
     zero = jnp.zeros(sums, jnp.float32), jnp.zeros(sums, jnp.int32)
     return jax.lax.scan(jax.checkpoint(add), zero, (split(hidden), split(target)))[0]
-
-
-def tokenizer_loss(tokenizer: Tokenizer) -> LossFn:
-    """Squared error of the reconstruction, plus the quantiser's own losses.
-
-    Returns:
-        (params, batch, key, place, state) -> (loss, metrics), for batches of `image` uint8
-        [B, H, W, C].
-    """
-
-    def loss_fn(params, batch, key, place=None, state=None):
-        del key, place, state
-        images = batch["image"].astype(jnp.float32) / 127.5 - 1
-        reconstruction, quantized = tokenizer.apply({"params": params}, images)
-        mse = jnp.mean(jnp.square(reconstruction - images))
-        counts = jnp.zeros(tokenizer.config.codebook_size).at[quantized.codes.reshape(-1)].add(1)
-        metrics = {
-            "mse": mse,
-            "vq": quantized.vq,
-            "commitment": quantized.commitment,
-            "entropy": quantized.entropy,
-            "codes_in_batch": jnp.mean(counts > 0),
-        }
-        return mse + quantized.vq + quantized.commitment + quantized.entropy, metrics
-
-    return loss_fn

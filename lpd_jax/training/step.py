@@ -20,10 +20,17 @@ Params = Any
 # moves `params`. `place` int32 [B] says where in the global batch each example stands, when
 # not at 0, 1, 2, ...; it addresses draws. `state` is the whole TrainState before the step: its
 # number, and the other parts' parameters, which this loss sees but does not move.
+# A tree `metrics[SEEN]` is no metric: it goes to `Part.after`, and to the losses of the parts that
+# follow, as `given[name of the part]` (with `accumulate`, its mean). `given` also has the constants
+# of the run, by their names; a loss gets this argument where there is something in it.
 LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+# (params after the optimizer, metrics[SEEN], key, state before the step) -> params
+After = Callable[[Params, Any, jax.Array, "TrainState"], Params]
 Step = Callable[["TrainState", Any], tuple["TrainState", dict[str, jax.Array]]]
 
+SEEN = "seen"
 _INIT = 2**32 - 1  # addresses the other parts' initialisation; no step has this number
+_AFTER = 2**32 - 1  # addresses the draws of `Part.after` within a step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Part:
         start, every: it moves in the steps `start`, `start + every`, `start + 2 * every`, ...
         initial: abstract parameters with shardings -> parameters to begin with, in place of those
             of `init`. Not called when there is a checkpoint to go on from.
+        fixed: names at the top of its parameters that the optimizer leaves alone.
+        after: what else moves its parameters, fixed ones too, after the optimizer has.
     """
 
     init: Callable[[jax.Array], Params]
@@ -47,6 +56,8 @@ class Part:
     start: int = 0
     every: int = 1
     initial: Callable[[Params], Params] | None = None
+    fixed: tuple[str, ...] = ()
+    after: After | None = None
 
     def __post_init__(self):
         if not checks.number("ema_decay", self.ema_decay, 0) < 1:
@@ -61,6 +72,18 @@ class Part:
     def updates(self, step: jax.Array) -> jax.Array:
         """How often it has moved before a step in which it moves."""
         return step if self.start == 0 and self.every == 1 else (step - self.start) // self.every
+
+    def split(self, params: Params) -> tuple[Params, dict[str, Params]]:
+        """Parameters that the optimizer moves, and those that it does not; see `merge`."""
+        if not self.fixed:
+            return params, {}
+        own = {name: tree for name, tree in params.items() if name not in self.fixed}
+        return own, {name: tree for name, tree in params.items() if name in self.fixed}
+
+
+def merge(own: Params, fixed: dict[str, Params]) -> Params:
+    """Undoes `Part.split`."""
+    return own | fixed if fixed else own
 
 
 Parts = Mapping[str, Part]
@@ -96,7 +119,12 @@ class TrainState:
 
 
 def prepare(
-    parts: Parts, *, key: jax.Array, mesh: jax.sharding.Mesh, rules: parallel.Rules
+    parts: Parts,
+    *,
+    key: jax.Array,
+    mesh: jax.sharding.Mesh,
+    rules: parallel.Rules,
+    constants: bool = False,
 ) -> tuple[Callable[..., TrainState], Step]:
     """What a run computes, before anything lies on a device.
 
@@ -105,6 +133,8 @@ def prepare(
         key: of the run; step s draws from `fold_in(key, s)`, all losses from the same key, so that
             two of them can see the same draws.
         mesh, rules: devices, and how parameters lie on them.
+        constants: whether the step has a third argument, arrays by name that all losses are given,
+            whole on every device.
 
     Returns:
         (key, given={}) -> (boxed) state, with the parameters in `given` instead of new ones; jitted
@@ -121,7 +151,10 @@ def prepare(
         return TrainState(
             step=jnp.int32(0),
             params={name: params[name] for name in parts},
-            opt_state={n: make_optimizer(p.optimizer).init(params[n]) for n, p in parts.items()},
+            opt_state={
+                name: make_optimizer(part.optimizer).init(part.split(params[name])[0])
+                for name, part in parts.items()
+            },
             ema={
                 name: jax.tree.map(jnp.copy, params[name]) if part.ema_decay > 0 else None
                 for name, part in parts.items()
@@ -131,7 +164,11 @@ def prepare(
     shardings = parallel.shardings_of(jax.eval_shape(start, key), mesh, rules)
     step = jax.jit(
         make_train_step(parts, key),
-        in_shardings=(shardings, parallel.batch_sharding(mesh)),
+        in_shardings=(
+            shardings,
+            parallel.batch_sharding(mesh),
+            *([parallel.replicated(mesh)] * constants),
+        ),
         out_shardings=(shardings, None),
         donate_argnums=0,
     )
@@ -167,7 +204,7 @@ def begin(
 
 
 def make_train_step(parts: Parts, key: jax.Array) -> Step:
-    """The function to be jitted: (state, batch) -> (state, metrics); arguments as in `prepare`.
+    """The function to be jitted: (state, batch, constants={}) -> (state, metrics); see `prepare`.
 
     All gradients are taken at the parameters before the step, as in the official tokenizer's GAN.
 
@@ -175,15 +212,19 @@ def make_train_step(parts: Parts, key: jax.Array) -> Step:
         InputError: when traced with a batch that does not divide into a part's `accumulate`.
     """
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(
+        state: TrainState, batch: Any, constants: Mapping[str, Any] | None = None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         step_key = jax.random.fold_in(key, state.step)
-        moved, metrics = {}, {}
+        moved, metrics, given = {}, {}, dict(constants or {})
         for name, part in parts.items():
-            move = functools.partial(_move, part, name, state, batch, step_key)
+            move = functools.partial(_move, part, name, state, batch, step_key, dict(given))
             if part.start or part.every > 1:
-                moved[name], own = _sometimes(part.moves(state.step), move, name, state)
+                moved[name], own, seen = _sometimes(part.moves(state.step), move, name, state)
             else:
-                moved[name], own = move()
+                moved[name], own, seen = move()
+            if seen is not None:
+                given[name] = seen
             prefix = f"{name}/" if len(parts) > 1 else ""
             metrics |= {prefix + metric: value for metric, value in own.items()}
         trees = [{name: new[i] for name, new in moved.items()} for i in range(3)]
@@ -192,30 +233,41 @@ def make_train_step(parts: Parts, key: jax.Array) -> Step:
     return step
 
 
-def _move(part: Part, name: str, state: TrainState, batch: Any, key: jax.Array):
-    """((params, opt_state, ema), metrics) of one part after the step."""
-    grad = jax.value_and_grad(functools.partial(part.loss, state=state), has_aux=True)
-    own, parts = state.params[name], part.optimizer.accumulate
+def _move(part: Part, name: str, state: TrainState, batch: Any, key: jax.Array, given: dict):
+    """((params, opt_state, ema), metrics, seen or None) of one part after the step."""
+    (own, fixed), parts = part.split(state.params[name]), part.optimizer.accumulate
+    see = {"given": given} if given else {}
+
+    def loss_of(own, *inputs):
+        return part.loss(merge(own, fixed), *inputs, state=state, **see)
+
+    grad = jax.value_and_grad(loss_of, has_aux=True)
     (loss, metrics), grads = averaged(grad, parts, own, batch, key)
+    seen = metrics.pop(SEEN, None)
     transformation = make_optimizer(part.optimizer)
     updates, opt_state = transformation.update(grads, state.opt_state[name], own)
-    params, ema = optax.apply_updates(own, updates), state.ema[name]
+    params, ema = merge(optax.apply_updates(own, updates), fixed), state.ema[name]
     done = part.updates(state.step)
+    if part.after is not None:
+        params = part.after(params, seen, jax.random.fold_in(key, _AFTER), state)
     if part.ema_decay > 0:
-        ema = optax.incremental_update(params, ema, 1 - ema_decay(part.ema_decay, done))
+        rate = 1 - ema_decay(part.ema_decay, done)
+        # What is fixed is its own average, to the bit.
+        own, fixed = part.split(params)
+        ema = merge(optax.incremental_update(own, part.split(ema)[0], rate), fixed)
     metrics |= {
         "loss": loss,
         "grad_norm": optax.tree.norm(grads),
         "learning_rate": learning_rate(part.optimizer)(done),
     }
-    return (params, opt_state, ema), metrics
+    return (params, opt_state, ema), metrics, seen
 
 
 def _sometimes(moves: jax.Array, move: Callable, name: str, state: TrainState):
     """`move()` where `moves`, else what was; the metrics then mean nothing and are not shown."""
-    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(move)[1])
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(move)[1:])
     before = state.params[name], state.opt_state[name], state.ema[name]
-    return jax.lax.cond(moves, move, lambda: (before, blank))
+    return jax.lax.cond(moves, move, lambda: (before, *blank))
 
 
 def ema_decay(decay: float, updates: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Any number of networks behind one step, looked at on the way, with one copy of the state."""
 
+import dataclasses
 import functools
 import json
 import logging
@@ -22,7 +23,7 @@ from lpd_jax.models.decoder import DecoderConfig
 from lpd_jax.training import loop as training_loop
 from lpd_jax.training.loop import Evaluator, LoopConfig, train
 from lpd_jax.training.optimizer import OptimizerConfig
-from lpd_jax.training.step import Part, ema_decay, prepare
+from lpd_jax.training.step import SEEN, Part, ema_decay, prepare
 from lpd_jax.training.throughput import Clock, decoder_flops
 
 KEY = jax.random.key(0)
@@ -130,6 +131,56 @@ def test_a_network_can_start_late_and_move_less_often(tmp_path):
     assert optax.tree.get(states[6].opt_state["discriminator"][1][0], "count") == 2
     rows = read_rows(tmp_path)
     assert [r["step"] for r in rows if "discriminator/loss" in r] == [2, 4]
+
+
+def test_what_is_fixed_stays_and_what_follows_the_optimizer_moves_it(one_device_mesh):
+    """The bias is fixed, with its average; `after` sees what the loss has left."""
+
+    def loss(params, batch, key, place=None, state=None):
+        made = apply(params, batch["x"])
+        return jnp.mean(made**2), {SEEN: jnp.mean(batch["x"]) * jnp.ones(2)}
+
+    def after(params, seen, key, state):
+        return params | {"count": params["count"] + seen * (state.step + 1)}
+
+    def init(key):
+        return linear(key) | {"bias": jnp.full(2, 0.3), "count": jnp.zeros(2)}
+
+    rate = dataclasses.replace(RATE, weight_decay=0.5)
+    part = Part(init, loss, rate, 0.9, fixed=("bias", "count"), after=after)
+    start, step = prepare({"net": part}, key=KEY, mesh=one_device_mesh, rules=parallel.RULES)
+    before = jax.device_get(start(KEY))
+    state = start(KEY)
+    for _ in range(2):
+        state, metrics = step(state, {"x": jnp.full((8, 2), 2.0)})
+    assert SEEN not in metrics and "grad_norm" in metrics
+    for found in (state.params["net"], state.ema["net"]):
+        np.testing.assert_array_equal(found["bias"], before.params["net"]["bias"])
+        np.testing.assert_array_equal(found["count"], [6, 6])
+        assert (found["kernel"] != before.params["net"]["kernel"]).all()
+    sizes = {x.shape for x in jax.tree.leaves(state.opt_state["net"])}
+    assert sizes == {(), (2, 2)}  # no moments of what is fixed
+
+
+def test_losses_are_given_constants_and_what_earlier_losses_left(tmp_path):
+    given_to = {}
+
+    def first(params, batch, key, place=None, state=None, given=None):
+        given_to["first"] = set(given)
+        made = apply(params, batch["x"]) * given["scale"]
+        return jnp.mean((made - 1) ** 2), {SEEN: made}
+
+    def second(params, batch, key, place=None, state=None, given=None):
+        given_to["second"] = set(given)
+        error = jnp.mean((apply(params, batch["x"]) - given["one"]) ** 2)
+        return error, {"made": jnp.mean(given["one"]), "scale": jnp.mean(given["scale"])}
+
+    parts = {"one": Part(linear, first, RATE), "two": Part(linear, second, RATE, start=2)}
+    run(tmp_path, parts, constants={"scale": np.float32([2.0, 4.0])}, steps=3)
+    assert given_to == {"first": {"scale"}, "second": {"scale", "one"}}
+    rows = read_rows(tmp_path)
+    assert rows[2]["two/scale"] == 3 and rows[2]["two/made"] != 0
+    assert not any("seen" in name for row in rows for name in row)
 
 
 def test_evaluators_do_not_change_what_is_learned(whole, tmp_path):

@@ -18,8 +18,9 @@ from lpd_jax.generation.groups import step_of
 from lpd_jax.metrics import read_rows, without_clock
 from lpd_jax.trained import init_decoder
 from lpd_jax.training.loop import LoopConfig, train
-from lpd_jax.training.objectives import decoder_loss, tokenizer_loss
+from lpd_jax.training.objectives import decoder_loss
 from lpd_jax.training.optimizer import OptimizerConfig, decays, learning_rate
+from lpd_jax.training.reconstruction import tokenizer_loss
 from lpd_jax.training.step import Part
 
 SIZES = [(1,) * 24, (1, 2, 3, 5, 6, 7), (4, 20)]
@@ -154,7 +155,8 @@ def test_the_tokenizer_loss_reaches_every_parameter(tokenizer, tokenizer_params)
     )
     still = [p for p, g in jax.tree_util.tree_leaves_with_path(grads) if not np.any(g)]
     assert not still
-    assert set(metrics) == {"mse", "vq", "commitment", "entropy", "codes_in_batch"}
+    names = {"mse", "vq", "commitment", "entropy", "codes_in_batch", "perplexity"}
+    assert set(metrics) == names
 
 
 def test_the_tokenizer_gradient_does_not_depend_on_the_mesh(tokenizer, tokenizer_params):

@@ -1,0 +1,108 @@
+"""What a tokenizer that is being trained makes of images that it never sees.
+
+M images, H x W pixels, V codes.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from lpd_jax import distributed, parallel
+from lpd_jax.evaluation import reconstruction, vgg
+from lpd_jax.models.tokenizer import Tokenizer, to_uint8
+from lpd_jax.pixels import to_unit
+
+SHOWN = 32  # images at most
+
+
+class Kept(NamedTuple):
+    """What was kept of the images.
+
+    Attributes:
+        figures: psnr_db, codebook_usage, ssim for images of 7 pixels a side and more, and lpips
+            where there are weights: means over the images.
+        counts: int [V], how often each code occurs.
+        pairs: uint8 [up to SHOWN, 2, H, W, 3], the first images beside their reconstructions.
+    """
+
+    figures: dict[str, float]
+    counts: np.ndarray
+    pairs: np.ndarray
+
+
+class HeldoutImages:
+    """Images to look at with any parameters of one network; compiles once.
+
+    Args:
+        network: the tokenizer.
+        source: records with `image` uint8 [H, W, 3].
+        batch_size: images at a time, over all devices; rounded up to what they divide.
+        mesh: devices. All processes call this together.
+        most: images at most, the first ones; 0: all.
+        perceptual: weights of LPIPS, if any.
+    """
+
+    def __init__(
+        self,
+        network: Tokenizer,
+        source: Any,
+        *,
+        batch_size: int,
+        mesh: jax.sharding.Mesh,
+        most: int = 0,
+        perceptual: vgg.VggWeights | None = None,
+    ):
+        self._source, self._mesh, self._codes = source, mesh, network.config.codebook_size
+        self._count, ways = min(len(source), most or len(source)), parallel.batch_ways(mesh)
+        self._size = ways * math.ceil(min(batch_size, self._count) / ways)
+        self._weights = None
+        if perceptual is not None:
+            self._weights = jax.device_put(perceptual.variables, parallel.replicated(mesh))
+
+        def look(params, weights, images):
+            grid = tuple(side // network.config.stride for side in images.shape[1:3])
+            codes = network.apply({"params": params}, to_unit(images), method="encode")
+            decoded = to_uint8(network.apply({"params": params}, codes, grid, method="decode"))
+            found = {"images": images, "codes": codes, "decoded": decoded}
+            if weights is not None:
+                found["lpips"] = vgg.lpips(weights, to_unit(images), to_unit(decoded))
+            return found
+
+        self._look = jax.jit(look)
+
+    def __call__(self, params: Any) -> Kept:
+        """The figures of these parameters, by all images."""
+        rows = parallel.process_rows(self._mesh, self._size)
+        each: dict[str, list[np.ndarray]] = {}
+        counts, pairs = np.zeros(self._codes, np.int64), []
+        starts = range(0, self._count, self._size)
+        hidden = jax.process_index() != 0 or len(starts) < 10
+        for first in tqdm(starts, "held-out images", leave=False, disable=hidden):
+            # The last batch is filled up from the beginning; what is found there is dropped.
+            index = (first + rows) % self._count
+            images = np.stack([self._source[i]["image"] for i in index.tolist()])
+            batch = parallel.put_batch(images, self._mesh)
+            seen = distributed.to_host(self._look(params, self._weights, batch))
+            seen = {name: x[: self._count - first] for name, x in seen.items()}
+            for name, values in _figures(seen).items():
+                each.setdefault(name, []).append(values)
+            counts += reconstruction.code_counts(seen["codes"], self._codes)
+            if first < SHOWN:
+                pairs.append(np.stack([seen["images"], seen["decoded"]], 1))
+        figures = {name: float(np.concatenate(values).mean()) for name, values in each.items()}
+        figures["codebook_usage"] = float(np.mean(counts > 0))
+        return Kept(figures, counts, np.concatenate(pairs)[:SHOWN])
+
+
+def _figures(seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of each image of a batch, [B]."""
+    images, decoded = seen["images"], seen["decoded"]
+    found = {"psnr_db": reconstruction.psnr_of_each(images, decoded)}
+    if min(images.shape[1:3]) >= reconstruction.SSIM_WINDOW:
+        found["ssim"] = reconstruction.ssim_of_each(images, decoded)
+    if "lpips" in seen:
+        found["lpips"] = seen["lpips"]
+    return found
