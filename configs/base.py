@@ -246,6 +246,12 @@ def get_config() -> ConfigDict:
             "split": "heldout",  # or "train"
         }
     )
+    config.attention = ConfigDict(
+        {
+            "images": 256,  # at most; 0: all
+            "split": "heldout",  # or "train"
+        }
+    )
     config.fit_schedule = ConfigDict(
         {
             "steps": (),  # numbers of steps to fit group sizes for; sample.steps when empty

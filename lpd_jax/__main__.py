@@ -18,6 +18,7 @@ chain; each goes on where it stopped (TASK --help says more):
   orders           writes generation orders to files, with pictures
   ablate           runs a list of config differences and makes a table
   likelihood       judges orders and numbers of steps by the bits that held-out codes cost
+  attention        measures how far a trained decoder looks
   fit_schedule     fits group sizes to a trained decoder
   fit_order        asks a trained decoder which cells depend on each other, for an order
 
@@ -126,7 +127,8 @@ def _main(arguments: list[str]) -> None:
     config_files.override(config, fields)
     if given.checkpoint is not None:
         config.checkpoint = given.checkpoint
-    config.demo.config = config.demo.config or given.config
+    if task == "demo":
+        config.demo.config = config.demo.config or given.config
     for where in filter(None, (given.workdir, config.checkpoint)):
         storage.check(where)
     cluster = distributed.cluster(
@@ -238,10 +240,20 @@ def _source(task: str) -> str:
 
 
 def _sections(task: str) -> set[str]:
-    """Sections of the config that a task reads, and those of the tasks that it runs."""
-    source = _source(task)
-    run = (name for name in TASKS if name != task and f" {name}.run(config" in source)
-    return {task, *config_help.read_by(source)}.union(*map(_sections, run))
+    """Sections of the config that a task reads, with its helpers and the tasks that it runs.
+
+    Not those that `build` and `check` read, which know every task.
+    """
+    found, seen, files = {task}, {"build", "check"}, [task]
+    while files:
+        name = files.pop()
+        seen.add(name)
+        source = _source(name)
+        found |= config_help.read_by(source)
+        for other in config_help.imported(source, "lpd_jax.tasks") - seen:
+            if other not in TASKS or f" {other}.run(config" in source:
+                files.append(other)
+    return found
 
 
 def _version() -> str:

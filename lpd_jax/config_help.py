@@ -64,6 +64,16 @@ def read_by(source: str) -> set[str]:
     }
 
 
+def imported(source: str, package: str) -> set[str]:
+    """The X of `from package import X` in a source text."""
+    return {
+        alias.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and node.module == package
+        for alias in node.names
+    }
+
+
 def _comment(lines: list[str], number: int) -> str:
     """The comment in line `number` (from 1), else in the lines of nothing else above it."""
     line = lines[number - 1]

@@ -13,8 +13,8 @@ from lpd_jax import checkpoint, distributed, parallel
 from lpd_jax.errors import InputError
 from lpd_jax.generation import program, stepwise
 from lpd_jax.generation.editing import rectangle
-from lpd_jax.generation.groups import group_sizes
-from lpd_jax.generation.orders import LocalityAware, Random
+from lpd_jax.generation.groups import group_sizes, step_of
+from lpd_jax.generation.orders import Confident, LocalityAware, Random
 from lpd_jax.generation.program import edit, in_parts, preview, tokenizer_parts
 from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.models.tokenizer import to_uint8
@@ -152,6 +152,25 @@ def test_given_orders_are_followed(sampler):
         np.testing.assert_array_equal(last.codes, whole.codes[4:])
         with pytest.raises(InputError, match=r"7 orders .* 3 images up to image 7"):
             draw(sampler, labels=LABELS[4:], order=given, first_index=5)
+
+
+def test_the_model_may_choose_its_order(sampler):
+    named = draw(sampler, order="confident")
+    step_map = np.asarray(sampler.schedule(named, SIZES).check().step_map)
+    assert np.array_equal(np.sort(step_map.reshape(7, -1)), np.tile(step_of(SIZES), (7, 1)))
+    assert draw(sampler).steps is None
+    before = generate._cache_size()
+    sure = draw(sampler, order=Confident(0.05, 1), batch_size=7)
+    assert generate._cache_size() == before
+    assert sure.steps.max() < len(SIZES) - 1  # of which not all are needed
+    step_map = np.asarray(sampler.schedule(sure, SIZES).check().step_map)
+    assert step_map.max() == sure.steps.max() and step_map.min() == 0
+    for call in (
+        lambda: sampler.edit(named.images, np.ones((4, 6)), LABELS, order="confident"),
+        lambda: next(sampler.stream(LABELS, order="confident")),
+    ):
+        with pytest.raises(InputError, match="not drawn ahead"):
+            call()
 
 
 def test_nothing_is_compiled_again_for_other_numbers(sampler):
@@ -312,6 +331,7 @@ def test_classes_have_names(sampler):
         ({"order": "spiral"}, "order='spiral' must be one of locality"),
         ({"order": LocalityAware(NAN, 1.0)}, "proximity=nan"),
         ({"order": LocalityAware(1.0, float("inf"))}, "repulsion=inf"),
+        ({"order": Confident(0.0)}, "confidence_threshold=0"),
         ({"order": 7}, "order=7 must be the name"),
         ({"order": np.zeros((7, 24), int)}, "Order 0 visits cell 0 24 times"),
         ({"order": jnp.arange(24)[None].repeat(7, 0) + 1}, "Order 0 visits cell 24"),

@@ -19,7 +19,8 @@ from lpd_jax.generation import orders
 _WAITING = 64  # clicks in the queue, at most
 _VISITORS = 200  # whose images are kept
 _HOUR = 3600
-_DEVICE = {"concurrency_limit": 1, "concurrency_id": "device"}
+# A click while another is being answered waits for its turn, too.
+_DEVICE = {"concurrency_limit": 1, "concurrency_id": "device", "trigger_mode": "multiple"}
 _HEAD = """### {title}
 {classes} classes, {height}x{width} pixels, {cells} codes on a grid of {rows}x{columns}.
 Images appear while they are generated; beside them the step at which each cell came: dark blue

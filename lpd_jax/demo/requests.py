@@ -89,7 +89,7 @@ def request(
         raise InputError(
             f"steps={steps} must be one of {', '.join(map(str, step_choices(sampler)))}."
         )
-    if order not in orders.NAMES:
+    if not isinstance(order, str) or order not in orders.NAMES:
         raise InputError(f"order={order!r} must be one of {', '.join(orders.NAMES)}.")
     return Request(
         classes=tuple(labels.tolist()),
@@ -133,7 +133,6 @@ def image_bucket(count: int, most: int) -> int:
 
 
 def cell_bucket(cells: int, num_tokens: int) -> int:
-    """Cells that are generated where `cells` of N are marked: sixteenths, from 1/8 on eighths."""
-    sixteenths = -(-16 * cells // num_tokens)
-    shares = sixteenths if sixteenths <= 2 else sixteenths + sixteenths % 2
-    return min(num_tokens, -(-shares * num_tokens // 16))
+    """Cells that are generated where `cells` of N are marked: 1/16 of them, or 1/8 to 8/8."""
+    shares = (1, *range(2, 17, 2))
+    return next(size for n in shares if (size := -(-n * num_tokens // 16)) >= cells)

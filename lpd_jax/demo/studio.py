@@ -227,7 +227,7 @@ def first_request(studio: Studio) -> Request:
         steps=own_steps(studio.sampler),
         guidance=own.guidance,
         temperature=own.temperature,
-        order=own.order,
+        order=own.order if own.order in orders.NAMES else "locality",
         proximity=own.proximity,
         repulsion=own.repulsion,
         seed=0,

@@ -13,6 +13,7 @@ Dims: B images, N tokens, S steps, G tokens of the largest group, Q queries, V c
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from lpd_jax.generation.loop import Passes
 from lpd_jax.generation.orders import Confident
 from lpd_jax.generation.plan import Plan
 from lpd_jax.generation.sampling import SamplingRule, guidance_scale, sample
-from lpd_jax.models.decoder import Cache, Decoder
+from lpd_jax.models.decoder import Cache, Decoder, Pass
 from lpd_jax.models.mask import visibility
 
 
@@ -75,29 +76,85 @@ def generate_codes(
         int32 [B, N] each: the codes in the order of generation, their raster indices, and the pass
         that generated each.
     """
-    passes = Passes(decoder, params, plan, rule, keys)
-    config, width, steps = decoder.config, max(plan.group_sizes), len(plan.group_sizes)
-    batch, tokens = len(labels), config.num_tokens
-    sizes = jnp.asarray(plan.group_sizes, jnp.int32)
-    every_cell = jnp.broadcast_to(jnp.arange(tokens), (batch, tokens))
-    queries = passes.apply(passes.branches(every_cell), method="embed_queries")
+    loop, tokens = _Loop(decoder, params, keys, plan, rule, order), decoder.config.num_tokens
+    run = jax.lax.while_loop(lambda run: (run.count < tokens).any(), loop.later, loop.first(labels))
+    return parallel.by_device(functools.partial(_in_order, loop.width, tokens), (run.groups,))
 
-    def answer(context: jax.Array, kept: jax.Array, *cached):
-        """One pass over the new context [B, C, D], of which the places `kept` [B, C] count."""
-        place = jnp.arange(context.shape[1] + tokens) >= context.shape[1]
-        rows = visibility(place.astype(jnp.int32), place, "independent", config.context_attention)
+
+class _Loop:
+    """The passes of one generation and what they share; arguments as in `generate_codes`."""
+
+    def __init__(self, decoder, params, keys, plan, rule, order):
+        self.passes = Passes(decoder, params, plan, rule, keys)
+        self.config, self.keys, self.rule, self.order = decoder.config, keys, rule, order
+        self.sizes = jnp.asarray(plan.group_sizes, jnp.int32)
+        self.width = max(plan.group_sizes)
+        self.places = len(plan.group_sizes) * self.width
+        cells = jnp.arange(self.config.num_tokens)
+        every = self.passes.branches(jnp.broadcast_to(cells, (keys.shape[0], len(cells))))
+        self.queries = self.passes.apply(every, method="embed_queries")
+
+    def first(self, labels: jax.Array) -> _Run:
+        """The first pass, whose context is the class."""
+        context = self.passes.apply(self.passes.with_no_class(labels), method="embed_class")
+        batch = labels.shape[0]
+        found = self._answer(context, jnp.ones((batch, 1), bool))
+        room = [(0, self.places), (0, 0)]
+        empty = jnp.zeros((batch, self.places), jnp.int32)
+        run = _Run(
+            passes=jnp.int32(0),
+            groups=_Group(empty, empty, empty > 0),
+            count=jnp.zeros(batch, jnp.int32),
+            there=jnp.zeros((batch, self.config.num_tokens), bool),
+            cache=jax.tree.map(
+                lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - len(room)) + room), found.context
+            ),
+        )
+        return self._keep(run, found.logits)
+
+    def later(self, run: _Run) -> _Run:
+        """One more pass: the last group becomes context, and the next is kept."""
+        start, branches = (run.passes - 1) * self.width, self.passes.branches
+        group = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, self.width, axis=1), run.groups
+        )
+        given = branches(group.codes), branches(group.cells)
+        context = self.passes.apply(*given, method="embed_codes")
+        in_cache = run.groups.kept & (jnp.arange(self.places) < start)
+        in_cache = jnp.pad(in_cache, [(0, 0), (1, 0)], constant_values=True)[:, None]
+        found = self._answer(context, group.kept, run.cache, branches(in_cache))
+        cache = jax.tree.map(
+            lambda whole, new: jax.lax.dynamic_update_slice_in_dim(whole, new, 1 + start, axis=-2),
+            run.cache,
+            found.context,
+        )
+        return self._keep(run.replace(cache=cache), found.logits)
+
+    def _answer(self, context: jax.Array, kept: jax.Array, *cached: Any) -> Pass:
+        """All cells, in view of the new context [B, C, D] of which the places `kept` [B, C] count.
+
+        `cached` are the cache and which of its places count, bool [B, 1, P]; or nothing.
+        """
+        tokens = self.config.num_tokens
+        asks = jnp.arange(context.shape[1] + tokens) >= context.shape[1]
+        rows = visibility(
+            asks.astype(jnp.int32), asks, "independent", self.config.context_attention
+        )
         columns = jnp.pad(kept, [(0, 0), (0, tokens)], constant_values=True)
-        visible = passes.branches(rows & columns[:, None])
-        return passes.apply(context, queries, visible, *cached, method="step")
+        visible = self.passes.branches(rows & columns[:, None])
+        return self.passes.apply(context, self.queries, visible, *cached, method="step")
 
-    def keep(run: _Run, logits: jax.Array) -> _Run:
-        choose = functools.partial(_choose, width, tokens)
-        given = logits, keys, run.there, run.count
-        if rule.guidance is not None:
-            given = logits.reshape(batch, 2, *logits.shape[1:]), *given[1:]
-        group = parallel.by_device(choose, given, run.passes, sizes[run.passes], rule, order)
+    def _keep(self, run: _Run, logits: jax.Array) -> _Run:
+        """The run after a pass that gave these logits float32 [B or 2B, N, V]."""
+        tokens = self.config.num_tokens
+        choose = functools.partial(_choose, self.width, tokens)
+        if self.rule.guidance is not None:
+            logits = logits.reshape(-1, 2, *logits.shape[1:])
+        given = logits, self.keys, run.there, run.count
+        size = self.sizes[run.passes]
+        group = parallel.by_device(choose, given, run.passes, size, self.rule, self.order)
         put = functools.partial(
-            jax.lax.dynamic_update_slice_in_dim, start_index=run.passes * width, axis=1
+            jax.lax.dynamic_update_slice_in_dim, start_index=run.passes * self.width, axis=1
         )
         new = group.kept[:, :, None] & (group.cells[:, :, None] == jnp.arange(tokens))
         return run.replace(
@@ -106,39 +163,6 @@ def generate_codes(
             count=run.count + group.kept.sum(1, dtype=jnp.int32),
             there=run.there | new.any(1),
         )
-
-    def later(run: _Run) -> _Run:
-        start = (run.passes - 1) * width
-        group = jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, start, width, axis=1), run.groups
-        )
-        given = passes.branches(group.codes), passes.branches(group.cells)
-        context = passes.apply(*given, method="embed_codes")
-        in_cache = run.groups.kept & (jnp.arange(steps * width) < start)
-        in_cache = jnp.pad(in_cache, [(0, 0), (1, 0)], constant_values=True)[:, None]
-        found = answer(context, group.kept, run.cache, passes.branches(in_cache))
-        cache = jax.tree.map(
-            lambda whole, new: jax.lax.dynamic_update_slice_in_dim(whole, new, 1 + start, axis=-2),
-            run.cache,
-            found.context,
-        )
-        return keep(run.replace(cache=cache), found.logits)
-
-    context = passes.apply(passes.with_no_class(labels), method="embed_class")
-    found = answer(context, jnp.ones((batch, 1), bool))
-    room = [(0, steps * width), (0, 0)]
-    empty = jnp.zeros((batch, steps * width), jnp.int32)
-    run = _Run(
-        passes=jnp.int32(0),
-        groups=_Group(empty, empty, empty > 0),
-        count=jnp.zeros(batch, jnp.int32),
-        there=jnp.zeros((batch, tokens), bool),
-        cache=jax.tree.map(
-            lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - len(room)) + room), found.context
-        ),
-    )
-    run = jax.lax.while_loop(lambda run: (run.count < tokens).any(), later, keep(run, found.logits))
-    return parallel.by_device(functools.partial(_in_order, width, tokens), (run.groups,))
 
 
 def _choose(width, tokens, logits, keys, there, count, number, size, rule, order) -> _Group:

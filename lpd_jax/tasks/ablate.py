@@ -289,7 +289,8 @@ def _figures(
 ) -> dict[str, float | None]:
     """One image for each held-out image, of its class, against the held-out images.
 
-    `nll_bits` is of the codes of the held-out images, each in the order of its generated image.
+    `nll_bits` is of the codes of the held-out images, each in the order of its generated image;
+    None for an order that comes about with the image.
     """
     section, seed, labels = variant.config.sample, variant.config.seed, judge.heldout_labels
     network = sampler.decoder.config

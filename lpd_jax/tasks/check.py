@@ -55,6 +55,7 @@ _LEAST = {
     "search.num_images": 10,
     "likelihood.draws": 1,
     "likelihood.images": 0,
+    "attention.images": 0,
     "fit_schedule.images": 0,
     "fit_schedule.rounds": 1,
     "fit_order.images": 0,
@@ -140,8 +141,9 @@ def _likelihood(config: ConfigDict) -> None:
     for name in ("likelihood", "fit_schedule"):
         for value in config[name].steps:
             checks.whole(f"{name}.steps", value, 1)
-    if section.split not in ("heldout", "train"):
-        raise InputError(f"likelihood.split={section.split!r} must be 'heldout' or 'train'.")
+    for name in ("likelihood", "attention"):
+        if config[name].split not in ("heldout", "train"):
+            raise InputError(f"{name}.split={config[name].split!r} must be 'heldout' or 'train'.")
 
 
 def _evaluation(config: ConfigDict) -> None:

@@ -55,6 +55,7 @@ def dependence(cells: np.ndarray, offsets: np.ndarray, grid: tuple[int, int]) ->
     extent = (0.5 - width, width - 0.5, height - 0.5, 0.5 - height)
     shown = panels[0].imshow(offsets, vmin=0, vmax=cells.max(), extent=extent)
     panels[0].set_title("mean by offset", fontsize=9)
+    panels[0].locator_params(integer=True)
     for axes, cell in zip(panels[1:], (corner, side, middle), strict=True):
         shown = axes.imshow(cells[cell].reshape(grid), vmin=0, vmax=cells.max())
         axes.plot(*divmod(cell, width)[::-1], "w+")

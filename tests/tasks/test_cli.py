@@ -250,7 +250,9 @@ def test_help_says_what_there_is(lpd):
     assert "  sample.steps=10\n" in out and "train.steps" not in out
     (line,) = (line for line in out.splitlines() if "sample.labels=" in line)
     assert line.split() == ["sample.labels=()", *["all", "classes", "when", "empty"]]
-    assert "None leaves out the unconditional branch" in out  # from the line above the field
+    assert "None leaves out the unconditional branch" in " ".join(
+        out.split()
+    )  # from the line above the field
     assert "sample.guidance=1.8" in lpd("sample", DIGITS, "--help")[1]
     assert "train_tokenizer.steps=" in lpd("pipeline", "--help")[1]
     assert lpd("--version")[1].startswith(f"lpd_jax {lpd_jax.__version__}, jax ")

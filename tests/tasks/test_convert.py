@@ -126,6 +126,7 @@ def test_there_and_back_is_bit_exact(converted, tmp_path):
     with pytest.raises(InputError, match="not overwritten"):
         convert.run(config, tmp_path / "unused")
     (tmp_path / "decoder.safetensors").unlink()
+    config.convert.export_tokenizer = ""
     with pytest.raises(InputError, match=r"decoder\.md exists and is not overwritten"):
         convert.run(config, tmp_path / "unused")
     card = (tmp_path / "decoder.md").read_text()
