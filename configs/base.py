@@ -19,10 +19,20 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         {
-            "source": "folder",  # or "digits", "tfds"
+            # "digits", "folder" (a sub-folder for each class), "tfds" (prepared as ArrayRecord),
+            # "tar" (as WebDataset), or "codes" (CLASS/NAME.npz of the official main_cache.py)
+            "source": "folder",
             "path": "",
             "size": 64,
             "flip": True,  # train on mirrored images too
+        }
+    )
+    # How images are read; nothing of it decides a result.
+    config.reading = ConfigDict(
+        {
+            "processes": 0,  # that decode images; 0: threads of this one, best for small data
+            "threads": 8,
+            "bad_share": 0.01,  # of the images that may be unreadable and are skipped
         }
     )
     config.tokenizer = ConfigDict(
@@ -101,7 +111,13 @@ def get_config() -> ConfigDict:
             "init_from": "",  # workdir of a tokenizer that had one; a new one when empty
         }
     )
-    config.encode = ConfigDict({"batch_size": 128, "shard_size": 16_384})
+    config.encode = ConfigDict(
+        {
+            "batch_size": 128,
+            "shard_size": 1024,  # images in a file: what is lost at most when a process dies
+            "ten_crop": False,  # the middle and the corners of 1.1 times the size, mirrored too
+        }
+    )
     config.decoder = ConfigDict(
         {
             "width": 512,

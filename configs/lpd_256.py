@@ -56,7 +56,6 @@ def get_config(size: str = "L") -> ConfigDict:
         codebook_dim=8,
         norm_groups=32,
     )
-    config.encode.update(batch_size=128, shard_size=16_384)
     config.decoder.update(
         width=width, depth=depth, heads=heads, dropout=0.1, dtype="bfloat16", unroll=1
     )

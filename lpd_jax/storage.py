@@ -244,10 +244,14 @@ class Growing:
 
 
 @contextlib.contextmanager
-def locked(directory: Where) -> Iterator[None]:
+def locked(directory: Where, wait: bool = False) -> Iterator[None]:
     """The block has the directory to itself; the lock of a process that died is gone with it.
 
     The lock is a file beside the directory. Buckets, and file systems without locks, give none.
+
+    Args:
+        directory: or a file, which need not be there.
+        wait: until it is free.
 
     Raises:
         InputError: another process is at work there.
@@ -260,7 +264,7 @@ def locked(directory: Where) -> Iterator[None]:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(place.with_name(f".{place.name}.lock").open("a"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise InputError(
                 f"another process is at work in {place}; wait until it ends, or give another "

@@ -74,6 +74,7 @@ def test_imports_point_downwards(file):
                 "build",
                 "check",
                 "evaluators",
+                "inputs",
                 "judging",
                 "measuring",
                 "reconstructing",

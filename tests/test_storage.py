@@ -17,7 +17,7 @@ from PIL import Image
 from lpd_jax import checkpoint, metrics, parallel, storage
 from lpd_jax.configs import digits
 from lpd_jax.data import codes as code_dataset
-from lpd_jax.data.sources import Folder
+from lpd_jax.data.folder import Folder
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation.report import write_report
 from lpd_jax.generation.schedule import read_orders, write_orders
@@ -198,8 +198,6 @@ def test_codes_are_written_shard_by_shard_and_read_whole(bucket, temporary):
         code_dataset.load_codes(bucket, lost.split)
     (bucket / lost.filename).unlink()
     assert code_dataset.missing_shards(bucket, SPEC) == [lost]
-    with pytest.raises(InputError, match="read it whole with load_codes"):
-        code_dataset.CodesSource(bucket, "train")
     assert names(temporary) == []
 
 

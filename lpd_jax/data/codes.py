@@ -5,14 +5,17 @@ Written shard by shard, each complete or absent, by any number of processes; rea
 dataset's metadata names the tokenizer, so that codes of another one are refused. In a bucket, the
 files are written and read one by one through local copies, as ArrayRecord knows no buckets.
 
-M images of a split, V views of each (plain, or plain and flipped), N tokens = h * w.
+An image that could not be read has no record: `skipped/` lists those of each file, `skipped.jsonl`
+all of them.
+
+M images of a split, V views of each (plain; plain and flipped; ten crops), N tokens = h * w.
 """
 
 import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,8 @@ from lpd_jax import storage
 from lpd_jax.errors import InputError
 
 SPEC_FILE = "spec.json"
+SKIPPED = "skipped.jsonl"
+_SKIPPED = "skipped"  # directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +40,10 @@ class CodesSpec:
         codebook_size: codes are in [0, codebook_size).
         views: V.
         class_names: what the labels mean.
-        split_sizes: images in each split.
+        split_sizes: images in each split, those that could not be read included.
         shard_size: images in each file but the last of a split.
+        crop: how an image became square: "center", or "ten" for the ten of `encode.ten_crop`.
+        source: split -> SHA-256 of the list of its files (`data.manifest`).
     """
 
     tokenizer: Mapping[str, Any]
@@ -45,7 +52,9 @@ class CodesSpec:
     views: int
     class_names: tuple[str, ...]
     split_sizes: Mapping[str, int]
-    shard_size: int = 16_384
+    shard_size: int = 1024
+    crop: str = "center"
+    source: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -98,8 +107,9 @@ def missing_shards(path: storage.Where, spec: CodesSpec) -> list[Shard]:
     path = storage.path(path)
     record, wanted = path / SPEC_FILE, _to_json(spec)
     if record.exists():
-        if (found := json.loads(record.read_text())) != json.loads(wanted):
-            fields = ", ".join(sorted(k for k in found if found[k] != json.loads(wanted).get(k)))
+        found, new = _DEFAULTS | json.loads(record.read_text()), json.loads(wanted)
+        if found != new:
+            fields = ", ".join(sorted(name for name in new if found.get(name) != new[name]))
             raise InputError(
                 f"{path} holds the codes of another run (different: {fields}); remove it or "
                 "choose another directory."
@@ -111,7 +121,13 @@ def missing_shards(path: storage.Where, spec: CodesSpec) -> list[Shard]:
 
 
 def write_shard(
-    path: storage.Where, spec: CodesSpec, shard: Shard, codes: np.ndarray, labels: np.ndarray
+    path: storage.Where,
+    spec: CodesSpec,
+    shard: Shard,
+    codes: np.ndarray,
+    labels: np.ndarray,
+    index: np.ndarray | None = None,
+    skipped: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Writes one file; it appears under its name only when it is complete.
 
@@ -119,30 +135,52 @@ def write_shard(
         path: directory of the dataset.
         spec: as given to `missing_shards`.
         shard: which file, one of `missing_shards`.
-        codes: integers [stop - start, V, N] in [0, codebook_size).
-        labels: integers [stop - start].
+        codes: integers [M, V, N] in [0, codebook_size), of its images that could be read.
+        labels: integers [M].
+        index: integers [M], which images of the split they are; all of the shard when None.
+        skipped: JSON data on each of the others, which make up the rest of the shard.
     """
     features = spec.features
     codes = np.asarray(codes).astype(features["codes"].np_dtype)
-    if codes.shape != (shard.stop - shard.start, *spec.shape):
+    index = np.arange(shard.start, shard.stop) if index is None else np.asarray(index)
+    if codes.shape != (shard.stop - shard.start - len(skipped), *spec.shape):
         raise ValueError(f"{codes.shape=} does not fit {shard} of {spec.shape=}")
+    beside = _skipped_file(path, shard)
+    if skipped:  # there before the file that lacks them
+        storage.write_text(beside, "".join(f"{json.dumps(row)}\n" for row in skipped))
+    elif beside.exists():  # they could not be read when this file was written before
+        beside.unlink()
     with storage.whole(storage.path(path) / shard.filename) as file:
         # One record per group, which is what random access needs.
         writer = ArrayRecordWriter(str(file), "group_size:1")
-        for index, code, label in zip(
-            range(shard.start, shard.stop), codes, np.asarray(labels), strict=True
-        ):
+        for i, code, label in zip(index, codes, np.asarray(labels), strict=True):
             writer.write(
-                features.serialize_example({"codes": code, "label": int(label), "index": index})
+                features.serialize_example({"codes": code, "label": int(label), "index": int(i)})
             )
         writer.close()
+
+
+def skipped(path: storage.Where, shards: Iterable[Shard]) -> dict[str, list[dict[str, Any]]]:
+    """Filename of each shard that lacks images -> what is known of each."""
+    directory = storage.path(path) / _SKIPPED
+    if not directory.is_dir():
+        return {}
+    there, found = {file.name for file in directory.iterdir()}, {}
+    for shard in shards:
+        if (file := _skipped_file(path, shard)).name in there:
+            found[shard.filename] = [json.loads(row) for row in file.read_text().splitlines()]
+    return found
+
+
+def _skipped_file(path: storage.Where, shard: Shard) -> storage.Path:
+    return storage.path(path) / _SKIPPED / f"{shard.filename}.jsonl"
 
 
 def finalize(path: storage.Where, spec: CodesSpec) -> None:
     """Writes the TFDS metadata that makes the directory readable. Idempotent.
 
     Raises:
-        InputError: files are still missing.
+        InputError: files are still missing, or no image of a split could be read.
     """
     path = storage.path(path)
     if missing := missing_shards(path, spec):
@@ -151,12 +189,18 @@ def finalize(path: storage.Where, spec: CodesSpec) -> None:
             "write them."
         )
     for leftover in path.glob(".codes-*"):
-        leftover.unlink()
+        leftover.unlink(missing_ok=True)
+    lacking = skipped(path, spec.shards())
+    if lacking:
+        rows = (
+            json.dumps(row) for shard in spec.shards() for row in lacking.get(shard.filename, ())
+        )
+        storage.write_text(path / SKIPPED, "".join(f"{row}\n" for row in rows))
     by_split = itertools.groupby(spec.shards(), key=lambda shard: shard.split)
     tfds.folder_dataset.write_metadata(
         data_dir=path,
         features=spec.features,
-        split_infos=[_split_info(path, split, list(shards)) for split, shards in by_split],
+        split_infos=[_split_info(path, split, list(shards), lacking) for split, shards in by_split],
         check_data=False,  # it would import TensorFlow
         description="Tokenizer codes of images, written by lpd_jax.",
         metadata=tfds.core.MetadataDict(json.loads(_to_json(spec))),
@@ -196,103 +240,70 @@ def read_spec(path: storage.Where, expect_tokenizer: Mapping[str, Any] | None = 
     return spec
 
 
-class CodesSource:
-    """Random access to the codes on disk, for datasets that outgrow memory.
-
-    A Grain `RandomAccessDataSource`; record `i` is `{"codes": int32 [V, N], "label": int32,
-    "index": int64}`. About 25 us a record; `load_codes` is faster where memory allows.
-
-    Raises:
-        InputError: as `read_spec`; the split does not exist; a file is missing or truncated; the
-            dataset is in a bucket.
-    """
-
-    def __init__(
-        self, path: storage.Where, split: str, expect_tokenizer: Mapping[str, Any] | None = None
-    ):
-        if storage.in_bucket(path):
-            raise InputError(
-                f"{path} cannot be read at random; copy the dataset to a local disk, or read it "
-                "whole with load_codes."
-            )
-        self.spec, shards = _spec_of_split(path, split, expect_tokenizer)
-        for shard in shards:
-            with _open(storage.path(path) / shard.filename, shard):
-                pass
-        self.class_names = self.spec.class_names
-        self._records = _builder(path).as_data_source(split=split)
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return _unpack(self._records[i])
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        return [_unpack(record) for record in self._records.__getitems__(indices)]
-
-    def __repr__(self) -> str:
-        return f"CodesSource({len(self)} images, codes {self.spec.shape})"
-
-
 def load_codes(
     path: storage.Where, split: str, expect_tokenizer: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """A whole split in memory: `codes` int32 [M, V, N], `label` int32 [M], `index` int64 [M].
+    """A whole split in memory: `codes` [M, V, N], `label` int32 [M], `index` int64 [M].
 
-    `lpd_jax.data.sources.Arrays` makes a Grain source of it.
+    Codes are uint16, or int32 for a codebook of more than 65,536. `index` has gaps where an image
+    could not be read. `lpd_jax.data.sources.Arrays` makes a Grain source of it.
 
     Raises:
         InputError: as `read_spec`; the split does not exist; a file is missing or truncated.
     """
-    spec, shards = _spec_of_split(path, split, expect_tokenizer)
-    features, size = spec.features, spec.split_sizes[split]
-    arrays = {
-        "codes": np.empty((size, *spec.shape), np.int32),
-        "label": np.empty(size, np.int32),
-        "index": np.empty(size, np.int64),
-    }
-    for shard in shards:
-        with _open(storage.path(path) / shard.filename, shard) as reader:
-            for start in range(0, shard.stop - shard.start, 4_096):
-                stop = min(start + 4_096, shard.stop - shard.start)
-                for row, record in enumerate(reader.read(start, stop), shard.start + start):
-                    values = _unpack(features.deserialize_example_np(record))
-                    for name, array in arrays.items():
-                        array[row] = values[name]
-    return arrays
-
-
-def first_views(path: storage.Where, split: str) -> dict[str, np.ndarray]:
-    """Of each image of a split the first view, which is not flipped: `codes` [M, N], `label` [M].
-
-    Raises:
-        InputError: as `load_codes`.
-    """
-    arrays = load_codes(path, split)
-    return {"codes": arrays["codes"][:, 0], "label": arrays["label"]}
-
-
-def _spec_of_split(
-    path: storage.Where, split: str, expect_tokenizer: Mapping[str, Any] | None
-) -> tuple[CodesSpec, list[Shard]]:
     spec = read_spec(path, expect_tokenizer)
     if split not in spec.split_sizes:
         raise InputError(
             f"The codes at {path} have no split {split!r}; choose one of "
             f"{', '.join(spec.split_sizes)}."
         )
-    return spec, [shard for shard in spec.shards() if shard.split == split]
+    shards = [shard for shard in spec.shards() if shard.split == split]
+    lengths = _builder(path).info.splits[split].shard_lengths
+    features, size = spec.features, sum(lengths)
+    arrays = {
+        "codes": np.empty((size, *spec.shape), features["codes"].np_dtype),
+        "label": np.empty(size, np.int32),
+        "index": np.empty(size, np.int64),
+    }
+    row = 0
+    for shard, length in zip(shards, lengths, strict=True):
+        with _open(storage.path(path) / shard.filename, length) as reader:
+            for start in range(0, length, 4_096):
+                for record in reader.read(start, min(start + 4_096, length)):
+                    values = features.deserialize_example_np(record)
+                    for name, array in arrays.items():
+                        array[row] = values[name]
+                    row += 1
+    return arrays
+
+
+def first_views(path: storage.Where, split: str) -> dict[str, np.ndarray]:
+    """Of each image of a split the first view, which is not flipped: int32.
+
+    `codes` [M, N] and `label` [M].
+
+    Raises:
+        InputError: as `load_codes`.
+    """
+    arrays = load_codes(path, split)
+    return {"codes": arrays["codes"][:, 0].astype(np.int32), "label": arrays["label"]}
 
 
 def _to_json(spec: CodesSpec) -> str:
     return json.dumps(dataclasses.asdict(spec), indent=1, sort_keys=True)
 
 
-def _split_info(path: storage.Path, split: str, shards: list[Shard]) -> tfds.core.SplitInfo:
+def _split_info(
+    path: storage.Path, split: str, shards: list[Shard], lacking: Mapping[str, Sized]
+) -> tfds.core.SplitInfo:
+    lengths = [s.stop - s.start - len(lacking.get(s.filename, ())) for s in shards]
+    if not sum(lengths):
+        raise InputError(
+            f"no image of the {split} split could be read; see {path / _SKIPPED}, and add images."
+        )
     return tfds.core.SplitInfo(
         name=split,
-        shard_lengths=[shard.stop - shard.start for shard in shards],
+        shard_lengths=lengths,
         num_bytes=sum(storage.size(path / shard.filename) for shard in shards),
         filename_template=tfds.core.ShardedFileTemplate(
             data_dir=path, dataset_name="codes", split=split, filetype_suffix="array_record"
@@ -312,23 +323,23 @@ def _builder(path: storage.Where) -> tfds.core.DatasetBuilder:
 
 
 @contextlib.contextmanager
-def _open(file: storage.Path, shard: Shard) -> Iterator[ArrayRecordReader]:
-    """A reader of a whole file. A damaged one has no readable footer and counts as 0 records."""
+def _open(file: storage.Path, length: int) -> Iterator[ArrayRecordReader]:
+    """A reader of a whole file. A damaged one has no readable footer and counts as no records."""
     with contextlib.ExitStack() as stack:
         try:
             reader = ArrayRecordReader(str(stack.enter_context(storage.local(file))))
             records = reader.num_records()
         except (OSError, RuntimeError, ValueError):
-            records = 0
-        if records != shard.stop - shard.start:
+            records = -1
+        if records != length:
             raise InputError(f"{file} is missing or truncated; remove it and run encode again.")
         stack.callback(reader.close)  # not before: it raises for a damaged file
         yield reader
 
 
-def _unpack(record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "codes": record["codes"].astype(np.int32),
-        "label": np.int32(record["label"]),
-        "index": np.int64(record["index"]),
-    }
+# What a dataset that was begun before a field existed is taken to have there.
+_DEFAULTS = {
+    field.name: field.default if field.default_factory is dataclasses.MISSING else {}
+    for field in dataclasses.fields(CodesSpec)
+    if field.name in ("crop", "source")
+}

@@ -1,5 +1,8 @@
 """Square crops of images of any shape."""
 
+from typing import Any
+
+import numpy as np
 from PIL import Image
 
 
@@ -16,3 +19,16 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
     left, top = ((side - size) // 2 for side in image.size)
     return image.crop((left, top, left + size, top + size))
+
+
+def record(image: Image.Image, size: int, label: int, index: int) -> dict[str, Any]:
+    """A record of a source of images: the centre of one, and whether it is smaller than that.
+
+    `image` uint8 [size, size, 3], `label` int32, `index` int64, `enlarged` bool.
+    """
+    return {
+        "image": np.asarray(center_crop(image, size)),
+        "label": np.int32(label),
+        "index": np.int64(index),
+        "enlarged": np.bool_(min(image.size) < size),
+    }

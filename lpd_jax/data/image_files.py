@@ -14,6 +14,7 @@ Colour profiles (ICC) are left alone: the numbers in the file are taken as sRGB,
 code and in all figures published for ImageNet.
 """
 
+import errno
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,17 @@ from PIL.Image import Transpose
 
 from lpd_jax.errors import InputError
 
+# Formats that Pillow knows by name only, or hands to another program.
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# What files of images end in: whatever this Pillow decodes.
+EXTENSIONS = frozenset(
+    suffix
+    for suffix, kind in Image.registered_extensions().items()
+    if kind in Image.OPEN and kind not in _NOT_DECODED
+)
+EXAMPLES = ".jpg, .png, .webp, .gif, .tif and whatever else Pillow reads"
+# What is wrong with the machine and not with the file.
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # EXIF orientation -> what makes it upright; 1 is.
 UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -36,6 +48,22 @@ UPRIGHT = {
 }
 
 
+class BadImage(InputError):
+    """One image that cannot be used, where others can: it may be skipped.
+
+    Attributes:
+        name: what messages call it, such as its path.
+        reason: why, in some words.
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name} cannot be read as an image ({reason}); replace or remove it.")
+        self.name, self.reason = name, reason
+
+    def __reduce__(self):
+        return type(self), (self.name, self.reason)  # between processes
+
+
 def read_image(file: str | Path | BinaryIO, name: str) -> Image.Image:
     """Decodes an image file to mode RGB, as the head of this module says.
 
@@ -44,7 +72,7 @@ def read_image(file: str | Path | BinaryIO, name: str) -> Image.Image:
         name: what messages call it.
 
     Raises:
-        InputError: the file is damaged, no image, or has levels whose white is unknown.
+        BadImage: the file is damaged, absent, no image, or has levels whose white is unknown.
     """
     try:
         with Image.open(file) as image:
@@ -57,10 +85,11 @@ def read_image(file: str | Path | BinaryIO, name: str) -> Image.Image:
         reason, cause = "its content is of no format that Pillow knows", error
     # Pillow's decoders report damage through types of every kind (struct.error, EOFError, ...).
     except Exception as error:
-        reason, cause = " ".join(str(error).split()) or type(error).__name__, error
-    raise InputError(
-        f"{name} cannot be read as an image ({reason}); replace or remove it."
-    ) from cause
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
+            raise
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason, cause = said or type(error).__name__, error
+    raise BadImage(name, reason) from cause
 
 
 def _orientation(image: Image.Image) -> int:

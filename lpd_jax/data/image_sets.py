@@ -13,8 +13,7 @@ import jax
 import numpy as np
 
 from lpd_jax import storage
-from lpd_jax.data.image_files import read_image
-from lpd_jax.data.sources import EXTENSIONS
+from lpd_jax.data.image_files import EXAMPLES, EXTENSIONS, read_image
 from lpd_jax.errors import InputError
 
 _ARRAY = "arr_0"
@@ -146,7 +145,7 @@ def _folder(root: Path) -> ImageSet:
     inside = (f for f in root.rglob("*") if f.suffix.lower() in EXTENSIONS)
     files = sorted(f for f in inside if not f.name.startswith(".") and f.is_file())
     if not files:
-        raise InputError(f"{root} holds no images ({', '.join(sorted(EXTENSIONS))}).")
+        raise InputError(f"{root} holds no images ({EXAMPLES}).")
     digest = hashlib.sha256()
     for file in files:
         about = file.stat()

@@ -15,6 +15,7 @@ import grain
 import jax
 import numpy as np
 
+from lpd_jax.data import reading
 from lpd_jax.errors import InputError
 from lpd_jax.pixels import to_unit as to_unit
 
@@ -32,7 +33,8 @@ def batches(
     transform: RandomTransform | None = None,
     rows: Sequence[int] | np.ndarray | None = None,
     num_threads: int = 4,
-) -> grain.IterDataset:
+    num_processes: int = 0,
+) -> "Batches":
     """The rows of the global batches that this process needs.
 
     Args:
@@ -46,10 +48,12 @@ def batches(
         rows: places in [0, B) of a global batch, those of `parallel.process_rows`; all by default,
             for one process.
         num_threads: readers; each prepares a batch ahead of its use. 0 reads when asked.
+        num_processes: readers instead of threads, if there are any. How many there are of either
+            decides nothing, and may change where an iterator goes on.
 
     Returns:
-        Dataset of batches, every array of a record stacked on a new first axis, one for each of
-        `rows`. `iter()` of it has `get_state` (JSON data) and `set_state`.
+        Batches, every array of a record stacked on a new first axis, one for each of `rows`.
+        `iter()` of it has `get_state` (JSON data) and `set_state`.
 
     Raises:
         InputError: the batch exceeds the dataset.
@@ -71,17 +75,28 @@ def batches(
         records = [stream[batch * batch_size + int(row)] for row in rows]
         return jax.tree.map(lambda *values: np.stack(values), *records)
 
-    # Reading by batches makes a thread's unit of work a batch: less overhead per record.
-    share = grain.MapDataset.range(len(stream) // batch_size).map(read)
-    return share.to_iter_dataset(
-        grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    # Reading by batches makes a reader's unit of work a batch: less overhead per record.
+    total = len(stream) // batch_size
+    workers = reading.Workers(num_processes, num_threads)
+    return Batches(
+        lambda first: reading.ahead(grain.MapDataset.range(first, total).map(read), workers, 2)
     )
 
 
+class Batches:
+    """What `batches` returns. Args: `begin`, position -> the batches from there on."""
+
+    def __init__(self, begin: Callable[[int], grain.IterDataset]):
+        self._begin = begin
+
+    def __iter__(self) -> reading.Positioned:
+        return reading.Positioned(self._begin)
+
+
 def choose_view(record: Record, rng: np.random.Generator) -> Record:
-    """Random transform: keeps one of the V code views. `codes` int32 [V, N] -> [N]."""
+    """Random transform: keeps one of the V code views. `codes` integers [V, N] -> int32 [N]."""
     codes = record["codes"]
-    return record | {"codes": codes[rng.integers(len(codes))]}
+    return record | {"codes": codes[rng.integers(len(codes))].astype(np.int32)}
 
 
 def flip_or_not(record: Record, rng: np.random.Generator) -> Record:

@@ -1,16 +1,15 @@
-"""Labelled images with random access: digits, a folder, a TFDS dataset.
+"""Labelled images with random access: digits, a TFDS dataset; `folder` and `tar` have the others.
 
-Every source here is a Grain `RandomAccessDataSource` whose record `i` is
+Every source is a Grain `RandomAccessDataSource` whose record `i` is
 `{"image": uint8 [S, S, 3], "label": int32, "index": int64}` with `index == i`, and carries
-`class_names`. `split` is "train", "heldout" or "all" and depends on the data only, never on a seed.
+`class_names` and `listing()`, the files that it reads. An image that cannot be read is a
+`BadImage`. `split` is "train", "heldout" or "all" and depends on the data only, never on a seed.
 
 S side in pixels, M images, C classes.
 """
 
-import hashlib
 import io
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lpd_jax.data.crop import center_crop
-from lpd_jax.data.image_files import read_image
+from lpd_jax.data.crop import record
+from lpd_jax.data.image_files import BadImage, read_image
+from lpd_jax.data.manifest import Listing, listing
+from lpd_jax.data.places import check_path, check_split
 from lpd_jax.errors import InputError
 from lpd_jax.storage import brief
-
-SPLITS = ("train", "heldout", "all")
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 class Arrays:
@@ -47,6 +45,10 @@ class Arrays:
     def __getitem__(self, i: int) -> dict[str, Any]:
         return {name: array[i] for name, array in self.arrays.items()}
 
+    def listing(self) -> Listing:
+        """No files."""
+        return listing(())
+
     def __repr__(self) -> str:
         return f"Arrays({len(self)} records of {', '.join(self.arrays)})"
 
@@ -59,7 +61,7 @@ class Digits(Arrays):
     """
 
     def __init__(self, split: str, size: int):
-        _check_split(split)
+        check_split(split)
         digits = load_digits()
         rows = _digit_rows(digits.target, split)
         images = np.stack([_enlarge(image, size) for image in digits.images[rows]])
@@ -71,52 +73,6 @@ class Digits(Arrays):
             },
             class_names=[str(name) for name in digits.target_names],
         )
-
-
-class Folder:
-    """A directory with one sub-directory of images per class; labels follow the sorted names.
-
-    When `path` has `train/` and one of `heldout/`, `val/`, `validation/`, `test/`, those are the
-    splits. Otherwise a tenth of each class is held out, the files whose relative path hashes
-    lowest: the choice survives a copy to another machine. Files are listed at once, and read
-    (`image_files.read_image`) and centre-cropped when asked for.
-
-    Raises:
-        InputError: `path` or one of its classes is missing or empty, a link is broken; on access,
-            a file is unreadable.
-    """
-
-    def __init__(self, path: str | Path, split: str, size: int):
-        _check_split(split)
-        _check_path(path)
-        root = Path(path).expanduser()
-        if not root.is_dir():
-            raise InputError(
-                f"data.path={path} is {'a file, not' if root.is_file() else 'not'} a directory; it "
-                "must name a directory with one sub-directory of images per class."
-            )
-        self.size = size
-        self.class_names, classes = _folder_files(root, split)
-        self.files = [file for files in classes for file in files]
-        self.labels = np.repeat(
-            np.arange(len(classes), dtype=np.int32), [len(files) for files in classes]
-        )
-        if not self.files:
-            raise InputError(
-                f"{root} has no images left for the {split} split; add images "
-                f"({', '.join(sorted(EXTENSIONS))}) to its class directories."
-            )
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        file = self.files[i]
-        image = np.asarray(center_crop(read_image(file, str(file)), self.size))
-        return {"image": image, "label": self.labels[i], "index": np.int64(i)}
-
-    def __repr__(self) -> str:
-        return f"Folder({len(self)} images, {len(self.class_names)} classes)"
 
 
 class TfdsImages:
@@ -133,13 +89,13 @@ class TfdsImages:
         size: S.
 
     Raises:
-        InputError: dataset absent, in another file format, or without an image and a label; on
-            access, a record or its image is unreadable.
+        InputError: dataset absent, in another file format, or without an image and a label.
+        BadImage: on access, a record or its image is unreadable.
     """
 
     def __init__(self, path: str | Path, split: str, size: int):
-        _check_split(split)
-        _check_path(path)
+        check_split(split)
+        check_path(path)
         builder = _tfds_builder(path)
         features, splits = builder.info.features, list(builder.info.splits)
         if not {"image", "label"} <= set(features):
@@ -153,6 +109,7 @@ class TfdsImages:
                 "prepare it again with one."
             )
         self.size, self._name = size, f"{path}, split {split}"
+        self._directory = Path(builder.data_path)
         self.class_names = tuple(features["label"].names)
         try:
             self._records = builder.as_data_source(
@@ -169,35 +126,18 @@ class TfdsImages:
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         try:
-            record = self._records[i]
+            found = self._records[i]
         except (RuntimeError, OSError) as error:
-            raise InputError(
-                f"record {i} of {self._name} cannot be read ({brief(error)}); copy or prepare "
-                "the dataset again."
-            ) from error
-        image = read_image(io.BytesIO(record["image"]), f"record {i} of {self._name}")
-        image = np.asarray(center_crop(image, self.size))
-        return {"image": image, "label": np.int32(record["label"]), "index": np.int64(i)}
+            raise BadImage(f"record {i} of {self._name}", brief(error)) from error
+        image = read_image(io.BytesIO(found["image"]), f"record {i} of {self._name}")
+        return record(image, self.size, found["label"], i)
+
+    def listing(self) -> Listing:
+        """The record files."""
+        return listing(sorted(self._directory.glob("*.array_record*")), self._directory)
 
     def __repr__(self) -> str:
         return f"TfdsImages({len(self)} images, {len(self.class_names)} classes)"
-
-
-def _check_split(split: str) -> None:
-    if split not in SPLITS:
-        raise InputError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
-
-
-def _check_path(path: str | Path) -> None:
-    if not str(path).strip():
-        raise InputError(
-            "data.path is empty; say where the images are, as in --config.data.path=/data/flowers."
-        )
-    if "://" in str(path):
-        raise InputError(
-            f"data.path={path} is not on a local disk, where images are read from; copy it there, "
-            "or mount the bucket (Cloud Storage FUSE) and give the path of the mount."
-        )
 
 
 def _digit_rows(target: np.ndarray, split: str) -> np.ndarray:
@@ -217,86 +157,6 @@ def _enlarge(image: np.ndarray, size: int) -> np.ndarray:
     gray = Image.fromarray((image * (255 / 16)).astype(np.float32))
     resized = np.asarray(gray.resize((size, size), Image.Resampling.BICUBIC))
     return np.rint(resized.clip(0, 255)).astype(np.uint8)
-
-
-def folder_classes(path: str | Path) -> tuple[str, ...] | None:
-    """Names of the classes of a `Folder`, without listing its images; None if it is not there."""
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        return None
-    splits = (root / "train").is_dir() and _heldout_directory(root) is not None
-    return _class_names(root / "train" if splits else root)
-
-
-def _heldout_directory(root: Path) -> Path | None:
-    names = ("heldout", "val", "validation", "test")
-    return next((root / name for name in names if (root / name).is_dir()), None)
-
-
-def _folder_files(root: Path, split: str) -> tuple[tuple[str, ...], list[list[Path]]]:
-    """Class names and, for each, the sorted files of `split`."""
-    heldout = _heldout_directory(root)
-    if heldout is None or not (root / "train").is_dir():
-        names = _class_names(root)
-        return names, [_carve(name, _images(root / name), split) for name in names]
-    names = _class_names(root / "train")
-    if unknown := sorted(set(_class_names(heldout)) - set(names)):
-        raise InputError(
-            f"{heldout} has classes that {root / 'train'} lacks ({', '.join(unknown[:3])}); give "
-            "both the same sub-directories."
-        )
-    train = [_images(root / "train" / name) for name in names]
-    # A class may be absent from what is held out.
-    held = [_images(heldout / name) if (heldout / name).is_dir() else [] for name in names]
-    both = [a + b for a, b in zip(train, held, strict=True)]
-    return names, {"train": train, "heldout": held, "all": both}[split]
-
-
-def _class_names(root: Path) -> tuple[str, ...]:
-    entries = _entries(root, lambda name: not name.startswith("."))
-    names = sorted(entry.name for entry in entries if entry.is_dir())
-    if not names:
-        raise InputError(f"{root} has no sub-directories; put the images of each class into one.")
-    return tuple(names)
-
-
-def _images(directory: Path) -> list[Path]:
-    """The sorted image files that lie in the directory of a class."""
-    entries = _entries(directory, lambda name: Path(name).suffix.lower() in EXTENSIONS)
-    names = sorted(entry.name for entry in entries if entry.is_file())
-    if not names:
-        raise InputError(
-            f"{directory} holds no images ({', '.join(sorted(EXTENSIONS))}); put those of the "
-            "class right into it, or remove it."
-        )
-    return [directory / name for name in names]
-
-
-def _entries(directory: Path, wanted: Callable[[str], bool]) -> list[os.DirEntry]:
-    """What lies in `directory` under a name that is `wanted`; links lead somewhere."""
-    try:
-        with os.scandir(directory) as found:
-            entries = [entry for entry in found if wanted(entry.name)]
-    except OSError as error:
-        raise InputError(
-            f"{directory} cannot be listed ({error.strerror}); make it readable."
-        ) from error
-    for entry in entries:
-        # Only links cost a look at the disk here.
-        if entry.is_symlink() and not os.path.exists(entry.path):
-            raise InputError(
-                f"{entry.path} is a link that leads nowhere or to itself; mend or remove it."
-            )
-    return entries
-
-
-def _carve(name: str, files: list[Path], split: str) -> list[Path]:
-    """The files of `split`, where the directory has no splits of its own."""
-    if split == "all":
-        return files
-    by_hash = sorted(files, key=lambda f: hashlib.sha256(f"{name}/{f.name}".encode()).digest())
-    count = 0 if len(files) < 2 else max(1, round(len(files) / 10))
-    return sorted(by_hash[:count] if split == "heldout" else by_hash[count:])
 
 
 def _tfds_builder(path: str | Path) -> tfds.core.DatasetBuilder:

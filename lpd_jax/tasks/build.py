@@ -18,61 +18,17 @@ from lpd_jax.generation.sampling import SamplingRule, sampling_rule
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 from lpd_jax.sampler import Sampler, Samples
 from lpd_jax.sampler.checks import labels as check_labels
+from lpd_jax.tasks.inputs import SOURCES as SOURCES
+from lpd_jax.tasks.inputs import check_source as check_source
+from lpd_jax.tasks.inputs import class_names as class_names
+from lpd_jax.tasks.inputs import images as images
+from lpd_jax.tasks.inputs import labelled_images as labelled_images
+from lpd_jax.tasks.inputs import source as source
+from lpd_jax.tasks.inputs import workers as workers
 from lpd_jax.trained import belong
 from lpd_jax.training.loop import LoopConfig
 from lpd_jax.training.objectives import DrawOrder, uniform_order
 from lpd_jax.training.optimizer import OptimizerConfig
-
-
-def images(config: ConfigDict, split: str):
-    """The image source named by `config.source`."""
-    from lpd_jax.data import sources  # loads TFDS, which a check of the config can do without
-
-    match config.source:
-        case "digits":
-            return sources.Digits(split, config.size)
-        case "folder":
-            return sources.Folder(config.path, split, config.size)
-        case "tfds":
-            return sources.TfdsImages(config.path, split, config.size)
-    raise InputError(f"data.source={config.source!r} must be 'digits', 'folder' or 'tfds'.")
-
-
-def class_names(config: ConfigDict) -> tuple[str, ...] | None:
-    """Names of the classes of `config.data`, where they are at hand and quickly listed."""
-    if config.data.source == "digits":
-        return tuple(map(str, range(10)))
-    if config.data.source != "folder" or not config.data.path:
-        return None
-    from lpd_jax.data import sources
-
-    return sources.folder_classes(config.data.path)
-
-
-def check_source(config: ConfigDict, spec: Any) -> None:
-    """Returns if the codes are still those of the images, or the images are not at hand.
-
-    Args:
-        config: its `data` section names the images.
-        spec: `CodesSpec` of the codes to train on.
-
-    Raises:
-        InputError: a class came or went since they were encoded.
-    """
-    if config.data.source != "folder":
-        return  # the other sources do not change
-    now, then = distributed.decided(lambda: class_names(config)), spec.class_names
-    if now is None or list(now) == list(then):
-        return
-    new, gone = sorted({*now} - {*then}), sorted({*then} - {*now})
-    what = f"{len(new)} came ({', '.join(new[:3])})" if new else ""
-    what += " and " * bool(new and gone) + (
-        f"{len(gone)} went ({', '.join(gone[:3])})" * bool(gone)
-    )
-    raise InputError(
-        f"the classes in {config.data.path} are not those that were encoded: {what}; encode into "
-        "a new --workdir, or put them back as they were."
-    )
 
 
 def labels(values: Sequence[int | str] | str, names: Sequence[str], num_classes: int) -> list[int]:
@@ -83,20 +39,6 @@ def labels(values: Sequence[int | str] | str, names: Sequence[str], num_classes:
     """
     values = [values] if isinstance(values, str) else list(values)
     return check_labels(values, names, num_classes, True).tolist() if values else []
-
-
-def labelled_images(config: ConfigDict, split: str, most: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [M, S, S, 3] and labels int [M] of a split of `images`.
-
-    Where there are more than `most` (0: no limit), those that one draw takes, always the same, in
-    the order of the source. No others are read.
-    """
-    source = images(config, split)
-    rows = np.arange(len(source))
-    if most and len(source) > most:
-        rows = np.sort(np.random.default_rng(0).permutation(len(source))[:most])
-    records = [source[row] for row in rows.tolist()]
-    return tuple(np.stack([record[name] for record in records]) for name in ("image", "label"))
 
 
 def mesh(config: ConfigDict) -> jax.sharding.Mesh:

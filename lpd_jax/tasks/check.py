@@ -20,6 +20,8 @@ from lpd_jax.tasks import build, tokenizer_parts
 # Whole numbers, and the least that each may be.
 _LEAST = {
     "data.size": 1,
+    "reading.processes": 0,
+    "reading.threads": 1,
     "train_tokenizer.steps": 1,
     "train_tokenizer.batch_size": 1,
     "train_tokenizer.log_every": 1,
@@ -62,7 +64,6 @@ _LEAST = {
     "convert.heads": 0,
 }
 _GROUPS = ("cosine", "uniform")
-_SOURCES = ("digits", "folder", "tfds")
 # Tasks whose models have the sizes that the config says; others take them from a model directory.
 _OF_THIS_CONFIG = ("pipeline", "train_tokenizer", "encode", "orders")
 _READ_IMAGES = ("pipeline", "train_tokenizer", "encode", "evaluate", "ablate", "reference")
@@ -110,10 +111,12 @@ def config(config: ConfigDict, task: str) -> None:
 
 def _data(config: ConfigDict, task: str) -> None:
     source, path = config.data.source, config.data.path
-    if source not in _SOURCES:
-        near = difflib.get_close_matches(str(source), _SOURCES, 1)
+    if source not in build.SOURCES:
+        near = difflib.get_close_matches(str(source), build.SOURCES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise InputError(f"data.source={source!r} must be 'digits', 'folder' or 'tfds'{hint}")
+        choices = ", ".join(map(repr, build.SOURCES))
+        raise InputError(f"data.source={source!r} must be one of {choices}{hint}")
+    checks.number("reading.bad_share", config.reading.bad_share, 0, 1)
     chosen = config.evaluate
     by_network = task == "evaluate" and chosen.inception and chosen.what == "images"
     elsewhere = by_network or (task == "reference" and config.reference.images)

@@ -21,8 +21,7 @@ from PIL import Image
 
 from lpd_jax import checks, storage
 from lpd_jax.data.crop import center_crop
-from lpd_jax.data.image_files import read_image
-from lpd_jax.data.sources import EXTENSIONS
+from lpd_jax.data.image_files import EXAMPLES, EXTENSIONS, read_image
 from lpd_jax.errors import InputError
 from lpd_jax.generation import editing
 from lpd_jax.sampler import Edits, Sampler
@@ -130,8 +129,7 @@ def _read_images(
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in EXTENSIONS)
         if not files:
             raise InputError(
-                f"there are no images in {path}; put some in ({', '.join(sorted(EXTENSIONS))}), "
-                "or name one file."
+                f"there are no images in {path}; put some in ({EXAMPLES}), or name one file."
             )
     found = [_read(file, "RGB") for file in files[: section.count]]
     images = np.stack([np.asarray(center_crop(image, size[0])) for image in found])

@@ -5,6 +5,7 @@ import functools
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -169,12 +170,13 @@ def of_data(config: ConfigDict, split: str) -> Source:
     processes, own = jax.process_count(), jax.process_index()
 
     def stream(first: int) -> Iterable[image_sets.Batch]:
-        for start in range(first, len(source), config.encode.batch_size):
-            end = min(len(source), start + config.encode.batch_size)
-            rows = np.array_split(np.arange(start, end), processes)[own]
-            images = [source[row]["image"] for row in rows.tolist()]
-            empty = np.empty((0, size, size, 3), np.uint8)
-            yield image_sets.Batch(rows - first, np.stack(images) if images else empty)
+        with ThreadPoolExecutor(config.reading.threads) as readers:
+            for start in range(first, len(source), config.encode.batch_size):
+                end = min(len(source), start + config.encode.batch_size)
+                rows = np.array_split(np.arange(start, end), processes)[own]
+                images = [r["image"] for r in readers.map(source.__getitem__, rows.tolist())]
+                empty = np.empty((0, size, size, 3), np.uint8)
+                yield image_sets.Batch(rows - first, np.stack(images) if images else empty)
 
     settings = {"data": config.data, "split": split}
     name = f"{config.data.source}-{split}-{size}-{digest(settings)}"

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -7,12 +8,14 @@ import pytest
 import tensorflow_datasets as tfds
 
 from lpd_jax.data.codes import (
-    CodesSource,
+    SKIPPED,
     CodesSpec,
     finalize,
+    first_views,
     load_codes,
     missing_shards,
     read_spec,
+    skipped,
     write_shard,
 )
 from lpd_jax.errors import InputError
@@ -54,14 +57,14 @@ def test_round_trip(tmp_path, codebook_size):
     for split, size in spec.split_sizes.items():
         codes, labels = _data(spec, split)
         arrays = load_codes(tmp_path, split)
-        assert [arrays[k].dtype for k in ("codes", "label", "index")] == ["i4", "i4", "i8"]
+        stored = "u2" if codebook_size <= 65_536 else "i4"
+        assert [arrays[k].dtype for k in ("codes", "label", "index")] == [stored, "i4", "i8"]
         np.testing.assert_array_equal(arrays["codes"], codes)
         np.testing.assert_array_equal(arrays["label"], labels)
         np.testing.assert_array_equal(arrays["index"], np.arange(size))
-        source = CodesSource(tmp_path, split)
-        assert len(source) == size and source.class_names == spec.class_names
-        np.testing.assert_array_equal(source[size - 1]["codes"], codes[-1])
-        assert source[0]["codes"].dtype == source[0]["label"].dtype == np.int32
+        views = first_views(tmp_path, split)
+        np.testing.assert_array_equal(views["codes"], codes[:, 0])
+        assert views["codes"].dtype == views["label"].dtype == np.int32
     assert read_spec(tmp_path) == spec
 
 
@@ -92,7 +95,7 @@ def test_resumes_file_by_file(tmp_path):
     with pytest.raises(InputError, match="lacks 2 of 4 files"):
         finalize(tmp_path, SPEC)
     with pytest.raises(InputError, match="is unfinished"):
-        CodesSource(tmp_path, "train")
+        load_codes(tmp_path, "train")
     _dataset(tmp_path)
     np.testing.assert_array_equal(load_codes(tmp_path, "train")["codes"], _data(SPEC, "train")[0])
 
@@ -125,11 +128,11 @@ def test_damage_is_found_before_training(tmp_path):
     file = tmp_path / SPEC.shards()[1].filename
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError, match=f"{file.name} is missing or truncated"):
-        CodesSource(tmp_path, "train")
+        load_codes(tmp_path, "train")
     file.unlink()
     with pytest.raises(InputError, match=f"{file.name} is missing or truncated"):
         load_codes(tmp_path, "train")
-    assert len(CodesSource(tmp_path, "heldout")) == 7
+    assert len(load_codes(tmp_path, "heldout")["label"]) == 7
 
 
 def test_bad_paths_and_splits(tmp_path):
@@ -137,4 +140,48 @@ def test_bad_paths_and_splits(tmp_path):
         read_spec(tmp_path / "nothing")
     _dataset(tmp_path)
     with pytest.raises(InputError, match="no split 'test'"):
-        CodesSource(tmp_path, "test")
+        load_codes(tmp_path, "test")
+
+
+def test_images_that_could_not_be_read_have_no_record_and_are_listed(tmp_path):
+    first, *others = missing_shards(tmp_path, SPEC)
+    _write(tmp_path, SPEC, others)
+    codes, labels = _data(SPEC, "train")
+    good = np.array([0, 1, 2, 4, 5, 6, 7, 8])
+    bad = [{"index": i, "path": f"{i}.png", "reason": "damaged"} for i in (3, 9)]
+    with pytest.raises(ValueError, match="does not fit"):  # one of them forgotten
+        write_shard(tmp_path, SPEC, first, codes[good], labels[good], good, bad[:1])
+    write_shard(tmp_path, SPEC, first, codes[good], labels[good], good, bad)
+    finalize(tmp_path, SPEC)
+    arrays = load_codes(tmp_path, "train")
+    kept = np.delete(np.arange(25), [3, 9])
+    np.testing.assert_array_equal(arrays["index"], kept)
+    np.testing.assert_array_equal(arrays["codes"], codes[kept])
+    np.testing.assert_array_equal(arrays["label"], labels[kept])
+    assert [json.loads(row) for row in (tmp_path / SKIPPED).read_text().splitlines()] == bad
+    records = tfds.builder_from_directory(tmp_path).as_data_source(split="train")
+    assert len(records) == 23 and records[22]["index"] == 24
+    # Mended, and written again.
+    (tmp_path / first.filename).unlink()
+    write_shard(tmp_path, SPEC, first, codes[:10], labels[:10])
+    finalize(tmp_path, SPEC)
+    assert len(load_codes(tmp_path, "train")["label"]) == 25 and skipped(tmp_path, [first]) == {}
+
+
+def test_a_split_of_which_nothing_could_be_read_is_refused(tmp_path):
+    *others, last = missing_shards(tmp_path, SPEC)
+    _write(tmp_path, SPEC, others)
+    nothing = np.zeros((0, *SPEC.shape), int)
+    write_shard(tmp_path, SPEC, last, nothing, [], [], [{"path": "x.png"}] * 7)
+    with pytest.raises(InputError, match="no image of the heldout split could be read"):
+        finalize(tmp_path, SPEC)
+
+
+def test_a_dataset_from_before_crops_and_manifests_goes_on(tmp_path):
+    _dataset(tmp_path)
+    record = tmp_path / "spec.json"
+    fields = json.loads(record.read_text())
+    record.write_text(json.dumps({k: v for k, v in fields.items() if k not in ("crop", "source")}))
+    assert missing_shards(tmp_path, SPEC) == []
+    with pytest.raises(InputError, match="different: crop"):
+        missing_shards(tmp_path, dataclasses.replace(SPEC, crop="ten"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from lpd_jax.data.image_files import UPRIGHT, read_image
+from lpd_jax.data.image_files import UPRIGHT, BadImage, read_image
 from lpd_jax.errors import InputError
 
 # Different along both axes and in each channel: a wrong turn or a lost channel shows.
@@ -197,7 +197,7 @@ def test_a_damaged_file_is_one_sentence_with_its_name(kind, tmp_path, monkeypatc
         path.write_bytes(cut)
         try:
             read_image(path, str(path))
-        except InputError as error:
+        except BadImage as error:
             refused += 1
             assert str(error).startswith(f"{path} cannot be read as an image (")
             assert str(error).count("\n") == 0

@@ -4,8 +4,9 @@ import json
 import numpy as np
 import pytest
 
+from lpd_jax.data.folder import Folder
 from lpd_jax.data.pipeline import batches, choose_view, flip_or_not, to_unit
-from lpd_jax.data.sources import Arrays, Folder
+from lpd_jax.data.sources import Arrays
 from lpd_jax.errors import InputError
 from lpd_jax.models.tokenizer import to_uint8
 

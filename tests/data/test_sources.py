@@ -4,7 +4,9 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from lpd_jax.data.sources import Arrays, Digits, Folder, TfdsImages, folder_classes
+from lpd_jax.data.folder import CachedCodes, Folder, folder_classes
+from lpd_jax.data.image_files import BadImage
+from lpd_jax.data.sources import Arrays, Digits, TfdsImages
 from lpd_jax.errors import InputError
 
 
@@ -124,6 +126,28 @@ def test_folder_uses_its_own_splits(tmp_path):
         Folder(tmp_path, "train", 16)
 
 
+def test_every_format_of_pillow_is_listed_and_small_images_are_enlarged(tmp_path):
+    kinds = ["JPG", "png", "webp", "gif", "tif", "bmp", "ppm", "jp2", "tga", "ico", "qoi", "pcx"]
+    for kind in kinds:
+        _save(tmp_path / "auk" / f"{kind}.{kind}", (200, 30, 90), (16, 12))
+    (tmp_path / "auk" / "notes.txt").write_text("no image")
+    source = Folder(tmp_path, "all", 32)
+    assert len(source) == len(kinds)
+    for record in source:
+        assert record["enlarged"] and record["image"].shape == (32, 32, 3)
+        assert np.abs(record["image"][16, 16].astype(int) - (200, 30, 90)).max() <= 6
+
+
+def test_a_folder_of_a_noted_list_keeps_its_places(tmp_path):
+    source = Folder(_folder(tmp_path), "train", 16)
+    (tmp_path / source.names[3]).unlink()
+    again = Folder.listed(Folder(tmp_path, "train", 16), source.names, source.class_names)
+    assert again.names == source.names and again.labels.tolist() == source.labels.tolist()
+    np.testing.assert_array_equal(again[4]["image"], source[4]["image"])
+    with pytest.raises(BadImage, match=r"\(No such file or directory\)"):
+        again[3]
+
+
 def test_folder_shows_what_a_viewer_shows(tmp_path):
     (tmp_path / "auk").mkdir()
     half = Image.fromarray(np.uint8([[0, 255]])).resize((8, 8), 0)  # black left, white right
@@ -138,14 +162,59 @@ def test_folder_shows_what_a_viewer_shows(tmp_path):
     assert (unseen == 255).all()
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", None])
-def test_folder_names_the_broken_file(tmp_path, content):
-    file = _folder(tmp_path) / "auk" / "00.png"
+def _no_content(file):
+    file.write_bytes(b"")
+
+
+def _text(file):
+    file.write_bytes(b"not an image")
+
+
+def _half(file):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(file)
-    file.write_bytes(file.read_bytes()[:5000] if content is None else content)
-    with pytest.raises(InputError, match=r"auk/00\.png cannot be read"):
-        Folder(tmp_path, "all", 16)[0]
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def _dead_link(file):
+    file.unlink()
+    file.symlink_to("nothing.png")
+
+
+def _loop(file):
+    file.unlink()
+    file.symlink_to(file.name)
+
+
+@pytest.mark.parametrize("spoil", [_no_content, _text, _half, _dead_link, _loop])
+def test_a_bad_file_is_told_from_a_bad_folder(tmp_path, spoil):
+    spoil(_folder(tmp_path) / "auk" / "00.png")
+    source = Folder(tmp_path, "all", 16)
+    assert len(source) == 40  # listing does not look into files
+    with pytest.raises(BadImage, match=r"^.*auk/00\.png cannot be read as an image \("):
+        source[0]
+
+
+def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
+    """By a mock, as the tests may run as root, who may read everything."""
+    source = Folder(_folder(tmp_path), "all", 16)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch, pytest.raises(BadImage, match=r"\(Permission denied\)"):
+        patch.setattr("builtins.open", refuse)
+        source[0]
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="cannot be listed"):
+        patch.setattr("os.scandir", refuse)
+        Folder(tmp_path, "all", 16)
+
+    def too_many(*_, **__):
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
+        patch.setattr("builtins.open", too_many)  # no fault of the image, which must not be skipped
+        source[0]
 
 
 def _bad_folder(root, kind):
@@ -163,8 +232,6 @@ def _bad_folder(root, kind):
             (root / "birds/wren/1.png").rename(root / "birds/wren/1.txt")
         case "a link to itself":
             (root / "birds/yeti").symlink_to("yeti")
-        case "a link to nothing":
-            (root / "birds/auk/2.png").symlink_to("3.png")
         case "nothing held out":
             pass
     return root / "birds"
@@ -178,7 +245,6 @@ def _bad_folder(root, kind):
         ("no class", r"auk has no sub-directories"),
         ("an empty class", r"birds/wren holds no images"),
         ("a link to itself", r"birds/yeti is a link that leads nowhere or to itself"),
-        ("a link to nothing", r"auk/2\.png is a link that leads nowhere"),
         ("nothing held out", r"no images left for the heldout split"),
     ],
 )
@@ -215,6 +281,8 @@ def test_tfds_images(tmp_path):
     record = heldout[1]
     _check_record(record, 16)
     assert record["label"] == 1 and record["image"][8, 8].tolist() == [10, 20, 30]
+    (name,), (size,) = train.listing()
+    assert name.startswith("birds-train") and size == (path / name).stat().st_size
 
 
 def test_tfds_bad_datasets(tmp_path):
@@ -236,9 +304,49 @@ def test_a_damaged_tfds_dataset_is_one_sentence(tmp_path):
     source = TfdsImages(path, "train", 16)
     (records,) = path.glob("*array_record*")
     records.write_bytes(records.read_bytes()[:300])
-    with pytest.raises(InputError, match=r"^record 3 of .*birds, split train cannot be read"):
+    with pytest.raises(BadImage, match=r"^record 3 of .*birds, split train cannot be read"):
         source[3]
     about = path / "dataset_info.json"
     about.write_text(about.read_text()[:50])
     with pytest.raises(InputError, match="No TFDS dataset"):
         TfdsImages(path, "train", 16)
+
+
+def _cached(root, **changed):
+    """Two classes of three files as the official `main_cache.py` writes them."""
+    rng = np.random.default_rng(0)
+    for name in ("auk", "wren"):
+        (root / name).mkdir(parents=True)
+        for i in range(3):
+            codes = {key: rng.integers(0, 32, 16) for key in ("indices", "indices_flip")}
+            np.savez(root / name / f"{i}.JPEG.npz", **(codes | changed))
+    return root
+
+
+def test_cached_codes(tmp_path):
+    root = _cached(tmp_path)
+    source = CachedCodes(root, "all", 2, 16, 32)
+    record, file = source[4], np.load(root / "wren/1.JPEG.npz")
+    np.testing.assert_array_equal(record["codes"], [file["indices"], file["indices_flip"]])
+    assert record["codes"].dtype == np.int32 and (record["label"], record["index"]) == (1, 4)
+    assert CachedCodes(root, "train", 1, 16, 32)[0]["codes"].shape == (1, 16)
+    (root / "auk/0.JPEG.npz").write_bytes(b"PK")
+    with pytest.raises(BadImage, match=r"auk/0\.JPEG\.npz cannot be read"):
+        source[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"indices_flip": np.full(16, 32)}, "holds codes from .* to 32, and the tokenizer has 32"),
+        ({"indices": np.full(16, -1)}, "holds codes from -1 to .*made by another tokenizer"),
+        (
+            {"indices": np.zeros(9, int), "indices_flip": np.zeros(9, int)},
+            "holds 9 codes an image, .* make 16; they belong to another grid",
+        ),
+    ],
+)
+def test_codes_of_another_tokenizer_or_grid(tmp_path, changed, says):
+    with pytest.raises(InputError, match=says) as found:
+        CachedCodes(_cached(tmp_path, **changed), "all", 2, 16, 32)[0]
+    assert not isinstance(found.value, BadImage)  # all are so: none is to be skipped

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpd_jax.data.sources import Folder
+from lpd_jax.data.folder import Folder
 
 FILE = Path(__file__).parents[2] / "launch/emoji_images.py"
 SPEC = importlib.util.spec_from_file_location("emoji_images", FILE)

@@ -269,20 +269,3 @@ def test_a_model_without_label_dropout_cannot_be_guided(tmp_path):
         sample.run(config, tmp_path)
     config.sample.guidance = 1.0
     assert (sample.run(config, tmp_path) / "samples.png").is_file()
-
-
-def test_own_images_take_the_place_of_digits(tmp_path):
-    """A folder with one sub-folder per class, flipped views and all."""
-    rng = np.random.default_rng(0)
-    for name in ("cats", "dogs"):
-        (tmp_path / "mine" / name).mkdir(parents=True)
-        for i in range(24):
-            pixels = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "mine" / name / f"{i}.jpg")
-    config = tiny()
-    config.data.update(source="folder", path=str(tmp_path / "mine"), flip=True)
-    config.sample.steps = 4
-    for task in (train_tokenizer, encode, train):
-        task.run(config, tmp_path / "run")
-    directory = sample.run(config, tmp_path / "run")
-    assert np.load(directory / "samples.npz")["labels"].tolist() == [0, 1]
