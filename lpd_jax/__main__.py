@@ -59,7 +59,7 @@ from lpd_jax.tasks import check
 _LOG = logging.getLogger("lpd_jax")
 _NOT_TASKS = (
     *("build", "check", "evaluators", "judging", "measuring"),
-    *("reconstructing", "results", "scoring", "start", "tokenizer_parts", "workdir"),
+    *("inputs", "reconstructing", "results", "scoring", "start", "tokenizer_parts", "workdir"),
 )
 TASKS = tuple(m.name for m in pkgutil.iter_modules(tasks.__path__) if m.name not in _NOT_TASKS)
 # What the machine, not the program, is to blame for.

@@ -317,7 +317,10 @@ def test_official_weights_come_from_a_bucket_and_go_there(bucket, kind, monkeypa
         local.write_bytes(b"weights")
     with convert._official(str(file)) as local:
         assert (local.name, local.read_bytes()) == (file.name, b"weights")
-    convert._export(str(bucket / "back.safetensors"), {"a": np.arange(3.0)})
+    about = {"kind": kind, "config": {"grid": [4, 6]}, "class_names": ["a", "b"]}
+    given = {"a": np.arange(3.0)}, about, bucket / "run", "mit"
+    convert._export(str(bucket / "back.safetensors"), *given)
+    assert (bucket / "back.md").read_text().startswith("---\nlicense: mit\n")
     with storage.local(bucket / "back.safetensors") as local:
         np.testing.assert_array_equal(convert.weights.read(local)["a"], np.arange(3.0))
     with pytest.raises(InputError, match="no weight file gs://"), convert._official(f"{file}x"):
