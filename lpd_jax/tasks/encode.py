@@ -144,6 +144,8 @@ class _Listed:
             return None
 
         def alone() -> dict[str, Any] | None:
+            if manifest.read(codes) is not None:
+                return note()  # and nothing is written
             with storage.locked(codes / "codes-begin", wait=True):  # of jobs that begin together
                 return note()
 

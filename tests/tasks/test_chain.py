@@ -84,7 +84,7 @@ def test_the_report_holds_every_figure(finished):
     assert report["bars"] == DIGITS_BARS
     rows = {(row["order"], row["steps"]) for row in report["likelihood"]}
     assert rows == {(o, n) for o in ("locality", "spread", "halton", "random") for n in (64, 6)}
-    assert all(row["images"] == 256 and row["standard_error"] > 0 for row in report["likelihood"])
+    assert all(row["images"] == 200 and row["standard_error"] > 0 for row in report["likelihood"])
 
 
 def test_every_task_shows_pictures(finished):

@@ -1,7 +1,6 @@
 """The command line: one clear sentence and exit code 2 for what cannot be."""
 
 import errno
-import logging
 import os
 import subprocess
 import sys
@@ -22,12 +21,8 @@ DIGITS = "--config=digits"
 
 
 @pytest.fixture
-def lpd(capsys, monkeypatch):
+def lpd(capsys, as_before):
     """Runs a command line in this process: exit code, output, and the sentence of a failure."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(logging.root, "handlers", logging.root.handlers[:])
-    for name in ("handlers", "level", "propagate"):
-        monkeypatch.setattr(cli._LOG, name, getattr(cli._LOG, name))
 
     def call(*arguments):
         code = cli.command([*map(str, arguments)])
