@@ -18,6 +18,7 @@ NAMES = (*"abcdefgh", "rose", "tulip")
 # Networks and batches of tests/tasks/test_chain.py, whose compiled programs these then are.
 SMALL = {
     "mesh.data": 8,
+    "data.size": 32,
     "tokenizer.ch": 8,
     "tokenizer.ch_mult": "(1,1,1)",
     "tokenizer.z_channels": 8,
