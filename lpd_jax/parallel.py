@@ -195,17 +195,30 @@ def put_batch(batch, mesh: Mesh):
     return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
 
 
-def in_turn(results):
-    """`results` of a program; on CPUs once they are there.
+def in_batches(count: int, batch_size: int, mesh: Mesh, take: Callable, program: Callable):
+    """What a program makes of each of `count` rows, a batch at a time.
 
-    For programs that do not wait for each other's results. With several devices XLA's CPU client
-    may begin a second program with collectives before every device has begun the first, and has no
-    thread left for the others: both wait until XLA ends the process (8 devices on 2 cores, jaxlib
-    0.10.2: within 25 rounds of 44 programs; in 101 rounds never, one after the other).
+    Args:
+        count: rows; the last batch is filled up from the beginning, so that all have one shape.
+        batch_size: rows at a time, over all devices; rounded up to what they divide.
+        mesh: devices. All processes call this together.
+        take: int [rows], those of a batch that lie on this process's devices -> their tree of NumPy
+            arrays.
+        program: a whole batch of these, as global arrays -> a tree of arrays.
+
+    Yields:
+        The results of each batch, with rows beyond `count` at the end of the last. The next batch
+        begins without waiting for them, but for CPUs: with several devices XLA's client there may
+        begin a second program with collectives before every device has begun the first, and has no
+        thread left for the others. Both wait until XLA ends the process (8 devices on 2 cores,
+        jaxlib 0.10.2: within 25 rounds of 44 programs; in 101 rounds never, one by one).
     """
-    places = set().union(*(x.sharding.device_set for x in jax.tree.leaves(results)))
-    on_cpus = any(device.platform == "cpu" for device in places)
-    return jax.block_until_ready(results) if on_cpus else results
+    ways, on_cpus = batch_ways(mesh), mesh.devices.flat[0].platform == "cpu"
+    size = ways * math.ceil(min(batch_size, count) / ways)
+    rows = process_rows(mesh, size)
+    for first in range(0, count, size):
+        results = program(put_batch(take((first + rows) % count), mesh))
+        yield jax.block_until_ready(results) if on_cpus else results
 
 
 def _process_parts(mesh: Mesh) -> np.ndarray:

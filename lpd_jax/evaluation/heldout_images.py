@@ -3,7 +3,7 @@
 M images, H x W pixels, V codes.
 """
 
-import math
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,13 @@ from lpd_jax.models.tokenizer import Tokenizer, to_uint8
 from lpd_jax.pixels import to_unit
 
 SHOWN = 32  # images at most
+
+
+def round_trip(network: Tokenizer, params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Codes int32 [B, N] of images uint8 [B, H, W, 3], and uint8 of their shape made of these."""
+    grid = tuple(side // network.config.stride for side in images.shape[1:3])
+    codes = network.apply({"params": params}, to_unit(images), method="encode")
+    return codes, to_uint8(network.apply({"params": params}, codes, grid, method="decode"))
 
 
 class Kept(NamedTuple):
@@ -56,16 +63,13 @@ class HeldoutImages:
         perceptual: vgg.VggWeights | None = None,
     ):
         self._source, self._mesh, self._codes = source, mesh, network.config.codebook_size
-        self._count, ways = min(len(source), most or len(source)), parallel.batch_ways(mesh)
-        self._size = ways * math.ceil(min(batch_size, self._count) / ways)
+        self._count, self._at_once = min(len(source), most or len(source)), batch_size
         self._weights = None
         if perceptual is not None:
             self._weights = jax.device_put(perceptual.variables, parallel.replicated(mesh))
 
         def look(params, weights, images):
-            grid = tuple(side // network.config.stride for side in images.shape[1:3])
-            codes = network.apply({"params": params}, to_unit(images), method="encode")
-            decoded = to_uint8(network.apply({"params": params}, codes, grid, method="decode"))
+            codes, decoded = round_trip(network, params, images)
             found = {"images": images, "codes": codes, "decoded": decoded}
             if weights is not None:
                 found["lpips"] = vgg.lpips(weights, to_unit(images), to_unit(decoded))
@@ -75,25 +79,28 @@ class HeldoutImages:
 
     def __call__(self, params: Any) -> Kept:
         """The figures of these parameters, by all images."""
-        rows = parallel.process_rows(self._mesh, self._size)
         each: dict[str, list[np.ndarray]] = {}
-        counts, pairs = np.zeros(self._codes, np.int64), []
-        starts = range(0, self._count, self._size)
-        hidden = jax.process_index() != 0 or len(starts) < 10
-        for first in tqdm(starts, "held-out images", leave=False, disable=hidden):
-            # The last batch is filled up from the beginning; what is found there is dropped.
-            index = (first + rows) % self._count
-            images = np.stack([self._source[i]["image"] for i in index.tolist()])
-            batch = parallel.put_batch(images, self._mesh)
-            seen = distributed.to_host(self._look(params, self._weights, batch))
-            seen = {name: x[: self._count - first] for name, x in seen.items()}
-            for name, values in _figures(seen).items():
-                each.setdefault(name, []).append(values)
-            counts += reconstruction.code_counts(seen["codes"], self._codes)
-            if first < SHOWN:
-                pairs.append(np.stack([seen["images"], seen["decoded"]], 1))
+        counts, pairs, done = np.zeros(self._codes, np.int64), [], 0
+
+        def take(index: np.ndarray) -> np.ndarray:
+            return np.stack([self._source[i]["image"] for i in index.tolist()])
+
+        look = functools.partial(self._look, params, self._weights)
+        batches = parallel.in_batches(self._count, self._at_once, self._mesh, take, look)
+        hidden = jax.process_index() != 0 or self._count < 10 * self._at_once
+        with tqdm(total=self._count, desc="held-out images", leave=False, disable=hidden) as bar:
+            for batch in batches:
+                seen = distributed.to_host(batch)
+                seen = {name: x[: self._count - done] for name, x in seen.items()}
+                for name, values in _figures(seen).items():
+                    each.setdefault(name, []).append(values)
+                counts += reconstruction.code_counts(seen["codes"], self._codes)
+                if done < SHOWN:
+                    pairs.append(np.stack([seen["images"], seen["decoded"]], 1))
+                done += len(seen["codes"])
+                bar.update(len(seen["codes"]))
         figures = {name: float(np.concatenate(values).mean()) for name, values in each.items()}
-        figures["codebook_usage"] = float(np.mean(counts > 0))
+        figures["codebook_usage"] = reconstruction.codebook_usage(counts)
         return Kept(figures, counts, np.concatenate(pairs)[:SHOWN])
 
 

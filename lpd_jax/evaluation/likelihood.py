@@ -85,18 +85,18 @@ def scorer(
         mesh: devices. The result is called within `parallel.use` of it, in all processes.
         chunk: as in `token_bits`.
     """
-    count, ways = len(images["label"]), parallel.batch_ways(mesh)
-    size = ways * math.ceil(min(batch_size, count) / ways)
-    rows = parallel.process_rows(mesh, size)
+    count = len(images["label"])
 
     def bits(orders: np.ndarray, step_of: np.ndarray) -> np.ndarray:
-        found = []
-        for first in range(0, count, size):
-            index = (first + rows) % count  # the last batch is filled up from the beginning
-            arrays = images["codes"][index], images["label"][index], orders[index]
-            arrays = parallel.put_batch(arrays, mesh)
-            scored = token_bits(decoder, params, *arrays, jnp.asarray(step_of), chunk)
-            found.append(parallel.in_turn(scored))
+        steps = jnp.asarray(step_of)
+
+        def take(index: np.ndarray) -> tuple[np.ndarray, ...]:
+            return images["codes"][index], images["label"][index], orders[index]
+
+        def program(arrays: tuple[jax.Array, ...]) -> jax.Array:
+            return token_bits(decoder, params, *arrays, steps, chunk)
+
+        found = [*parallel.in_batches(count, batch_size, mesh, take, program)]
         return np.concatenate(distributed.to_host(found))[:count].astype(np.float64)
 
     return bits

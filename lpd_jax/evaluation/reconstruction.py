@@ -6,17 +6,12 @@ from scipy import ndimage
 SSIM_WINDOW = 7  # pixels a side
 
 
-def psnr(images: np.ndarray, reconstructions: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB: the mean over images of each image's own.
+def psnr_of_each(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio of each image in dB: float64 [M].
 
     Args:
         images, reconstructions: uint8 [M, H, W, 3]. An identical image counts as 100 dB.
     """
-    return float(np.mean(psnr_of_each(images, reconstructions)))
-
-
-def psnr_of_each(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
-    """float64 [M]: `psnr` of each image."""
     difference = images.astype(np.float64) - reconstructions
     mse = np.square(difference / 255).mean((1, 2, 3))
     return -10 * np.log10(mse.clip(1e-10))
@@ -55,6 +50,6 @@ def code_counts(codes: np.ndarray, codebook_size: int) -> np.ndarray:
     return np.bincount(np.ravel(codes), minlength=codebook_size)
 
 
-def codebook_usage(codes: np.ndarray, codebook_size: int) -> float:
-    """Share in [0, 1] of the codebook that occurs in `codes`, integers [...]."""
-    return float(np.mean(code_counts(codes, codebook_size) > 0))
+def codebook_usage(counts: np.ndarray) -> float:
+    """Share in [0, 1] of the codes that occur, by `code_counts`."""
+    return float(np.mean(counts > 0))

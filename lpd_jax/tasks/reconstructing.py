@@ -8,10 +8,11 @@ from ml_collections import ConfigDict
 
 from lpd_jax import distributed, storage
 from lpd_jax.evaluation import distances, keeping, reconstruction, scores
+from lpd_jax.evaluation.heldout_images import round_trip
 from lpd_jax.evaluation.looking import Extractor, FeatureNetwork
 from lpd_jax.evaluation.moments import Moments
 from lpd_jax.evaluation.units import Units
-from lpd_jax.models.tokenizer import Tokenizer, to_uint8
+from lpd_jax.models.tokenizer import Tokenizer
 from lpd_jax.pixels import to_unit
 from lpd_jax.tasks import build, measuring
 from lpd_jax.tasks.workdir import alone, claim, plain
@@ -44,10 +45,7 @@ class RoundTrip:
         lpips: FeatureNetwork | None,
     ):
         def apply(params: Any, images: jax.Array) -> measuring.Decoded:
-            grid = tuple(side // tokenizer.config.stride for side in images.shape[1:3])
-            codes = tokenizer.apply({"params": params}, to_unit(images), method="encode")
-            decoded = tokenizer.apply({"params": params}, codes, grid, method="decode")
-            return measuring.Decoded(to_uint8(decoded))
+            return measuring.Decoded(round_trip(tokenizer, params, images)[1])
 
         self.decode = Extractor(FeatureNetwork("tokenizer", "", apply, params), measuring.DECODED)
         self._features = features and Extractor(features, measuring.DECODED)

@@ -42,9 +42,7 @@ def heldout_losses(
         chunk, draw_order: as in `decoder_loss`.
     """
     network = Decoder(dataclasses.replace(decoder.config, dropout=0.0))
-    count, ways = len(images["label"]), parallel.batch_ways(mesh)
-    size = ways * math.ceil(min(batch_size, count) / ways)
-    rows = parallel.process_rows(mesh, size)
+    count = len(images["label"])
 
     @jax.jit
     def run(params, batch, steps_of):
@@ -52,19 +50,19 @@ def heldout_losses(
         losses = decoder_losses(network, steps_of, chunk, draw_order)
         return losses(params, batch, key, index)
 
+    def take(index):
+        return {
+            "codes": images["codes"][index],
+            "label": images["label"][index],
+            "index": index.astype(np.int32),
+        }
+
     def losses(params, steps_of):
-        found = []
-        for first in range(0, count, size):
-            # The last batch is filled up with images from the beginning, whose losses are dropped.
-            index = (first + rows) % count
-            batch = {
-                "codes": images["codes"][index],
-                "label": images["label"][index],
-                "index": index.astype(np.int32),
-            }
-            batch = parallel.put_batch(batch, mesh)
-            found.append(parallel.in_turn(run(params, batch, jnp.asarray(steps_of))))
-        return np.concatenate(distributed.to_host(found))[:count].astype(np.float64)
+        steps = jnp.asarray(steps_of)
+        batches = parallel.in_batches(
+            count, batch_size, mesh, take, lambda batch: run(params, batch, steps)
+        )
+        return np.concatenate(distributed.to_host([*batches]))[:count].astype(np.float64)
 
     return losses
 
