@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -240,18 +240,22 @@ def describe(plan: Plan, config: ConfigDict, lpips: str) -> str:
     return "; ".join([f"minimises {' + '.join(words)} + the quantiser's losses", *off])
 
 
-def source_of(path: storage.Where) -> tuple[storage.Path, dict[str, Any]]:
-    """Directory and `model.json` of the tokenizer at a workdir, or at its own directory.
+def source_of(path: storage.Where, kind: str = TOKENIZER) -> tuple[storage.Path, dict[str, Any]]:
+    """Directory and `model.json` of what training left: at a workdir, or at a directory of its own.
+
+    Args:
+        path: of either.
+        kind: "tokenizer" or "discriminator".
 
     Raises:
         InputError: there is none.
     """
-    place = storage.path(path)
-    places = (place / "tokenizer/model", place / "model", place)
+    place, inside = storage.path(path), "model" if kind == TOKENIZER else kind
+    places = (place / "tokenizer" / inside, place / inside, place)
 
     def find() -> list[Any]:
         found = next((p for p in places if (p / "model.json").is_file()), places[0])
-        return [str(found), checkpoint.read_model_json(found, "tokenizer")]
+        return [str(found), checkpoint.read_model_json(found, kind)]
 
     found, about = distributed.decided(find)
     return storage.path(found), about
@@ -270,17 +274,8 @@ def from_tokenizer(path: storage.Where, network: Tokenizer, usage: bool) -> Call
     """
     place, about = source_of(path)
     theirs = dataclasses.asdict(TokenizerConfig(**about["config"]))
-    ours = dataclasses.asdict(network.config)
-    different = [
-        f"{name} is {theirs[name]}, not {ours[name]}"
-        for name in ours
-        if theirs[name] != ours[name] and name not in _OF_THE_LOSS
-    ]
-    if different:
-        raise InputError(
-            f"the tokenizer in {place} cannot initialise this one: {'; '.join(different)}. Change "
-            "the tokenizer section, or train_tokenizer.init_from."
-        )
+    mend = "Change the tokenizer section, or train_tokenizer.init_from."
+    _check_alike(theirs, network.config, _OF_THE_LOSS, f"tokenizer in {place}", mend)
 
     def load(abstract):
         params = _load(place, abstract, codebook.USAGE)
@@ -298,32 +293,34 @@ def from_discriminator(
     Raises:
         InputError: there is none, or it is of another shape.
     """
-    place = storage.path(path)
-    places = (place / "tokenizer/discriminator", place / "discriminator", place)
-
-    def find() -> list[Any]:
-        found = next((p for p in places if (p / "model.json").is_file()), places[0])
-        return [str(found), checkpoint.read_model_json(found, "discriminator")]
-
-    found, about = distributed.decided(find)
-    ours = dataclasses.asdict(adversary.network.config)
-    different = [
-        f"{name} is {about['config'][name]}, not {value}"
-        for name, value in ours.items()
-        if about["config"][name] != value and name != "dtype"
-    ]
-    if different:
-        raise InputError(
-            f"the discriminator in {found} cannot initialise this one: {'; '.join(different)}. "
-            "Change the discriminator section, or leave discriminator.init_from empty."
-        )
+    place, about = source_of(path, DISCRIMINATOR)
+    mend = "Change the discriminator section, or leave discriminator.init_from empty."
+    ours, what = adversary.network.config, f"discriminator in {place}"
+    _check_alike(about["config"], ours, ("dtype",), what, mend)
 
     def load(abstract):
-        params = _load(storage.path(found), abstract, adversarial.LECAM)
-        _LOG.info("train_tokenizer: starting with the discriminator in %s", found)
+        params = _load(place, abstract, adversarial.LECAM)
+        _LOG.info("train_tokenizer: starting with the discriminator in %s", place)
         return adversarial.with_averages(params) if adversary.config.lecam else params
 
     return load
+
+
+def _check_alike(
+    theirs: Mapping[str, Any], ours: Any, free: tuple[str, ...], what: str, mend: str
+) -> None:
+    """Returns if the fields of two networks are equal, but for those that are `free`.
+
+    Raises:
+        InputError: they differ; it names `what` and ends with `mend`.
+    """
+    different = [
+        f"{name} is {theirs[name]}, not {value}"
+        for name, value in dataclasses.asdict(ours).items()
+        if theirs[name] != value and name not in free
+    ]
+    if different:
+        raise InputError(f"the {what} cannot initialise this one: {'; '.join(different)}. {mend}")
 
 
 def _load(place: storage.Path, abstract: Any, without: str) -> Any:

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from lpd_jax import checks
 from lpd_jax.errors import InputError
 from lpd_jax.models.tokenizer import Tokenizer
+from lpd_jax.pixels import to_unit
 from lpd_jax.training.adversarial import DISCRIMINATOR, Adversary, adaptive_weight
 from lpd_jax.training.codebook import USAGE, Restart, shares
 from lpd_jax.training.step import SEEN, LossFn, Params
@@ -70,7 +71,7 @@ def tokenizer_loss(
 
     def loss_fn(params, batch, key, place=None, state=None, given=None):
         del key, place
-        images, seen = batch["image"].astype(jnp.float32) / 127.5 - 1, {}
+        images, seen = to_unit(batch["image"]), {}
 
         def of_pixels(reconstruction):
             return _error(config, perceptual, reconstruction, images, given or {})
