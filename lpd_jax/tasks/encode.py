@@ -4,6 +4,7 @@ Or brings codes that others have cached into the same form (`data.source=codes`)
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -114,10 +115,8 @@ class _Listed:
             codes = {"num_tokens": math.prod(grid), "codebook_size": codebook_size}
         elif config.encode.ten_crop:
             self._data.size = round(_TEN_CROP * config.data.size)
-        self._codes = codes
-
-    def _source(self, split: str):
-        return build.source(self._data, split, **self._codes)
+        # Listing a source takes long, and it is needed to note it and to read it.
+        self._source = functools.cache(lambda split: build.source(self._data, split, **codes))
 
     def settle(self, codes: storage.Path) -> manifest.Manifest:
         """What the codes are of: as was noted when they were begun, or is now, by process 0.
@@ -126,9 +125,8 @@ class _Listed:
             InputError: the images are not those any more; those that cannot be read may have gone.
         """
 
-        def note() -> dict[str, Any] | None:
+        def note(then: manifest.Manifest | None) -> dict[str, Any] | None:
             now = manifest.of({split: self._source(split) for split in _SPLITS})
-            then = manifest.read(codes)
             if then is None:
                 if not (codes / code_dataset.SPEC_FILE).exists():
                     with writing(codes):
@@ -144,10 +142,10 @@ class _Listed:
             return None
 
         def alone() -> dict[str, Any] | None:
-            if manifest.read(codes) is not None:
-                return note()  # and nothing is written
+            if (then := manifest.read(codes)) is not None:
+                return note(then)  # and nothing is written
             with storage.locked(codes / "codes-begin", wait=True):  # of jobs that begin together
-                return note()
+                return note(manifest.read(codes))
 
         old = distributed.decided(alone)
         if old is not None:
