@@ -26,6 +26,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageFilter
 from rows import leave, tunables
+from train import write_codes
 
 from lpd_jax.data import codes as code_dataset
 from lpd_jax.data import pipeline, reading
@@ -49,28 +50,9 @@ def seconds(call) -> float:
     return time.perf_counter() - start
 
 
-def write_codes(path: Path, images: int) -> None:
-    """Random codes of two views, as `encode` writes them."""
-    spec = code_dataset.CodesSpec(
-        tokenizer={"fingerprint": "random"},
-        grid=L_256.grid,
-        codebook_size=L_256.vocab_size,
-        views=2,
-        class_names=tuple(map(str, range(L_256.num_classes))),
-        split_sizes={"train": images},
-    )
-    rng = np.random.default_rng(0)
-    for shard in code_dataset.missing_shards(path, spec):
-        size = shard.stop - shard.start
-        codes = rng.integers(0, L_256.vocab_size, (size, *spec.shape))
-        labels = rng.integers(0, L_256.num_classes, size)
-        code_dataset.write_shard(path, spec, shard, codes, labels)
-    code_dataset.finalize(path, spec)
-
-
 def codes(directory: Path, images: int) -> dict[str, Any]:
     """One core: what a process pays to have the codes, and how fast batches come of them."""
-    write_codes(directory / "codes", images)
+    write_codes(directory / "codes", L_256, images)
     arrays, mapped = {}, directory / "codes.npy"
     read_s = seconds(lambda: arrays.update(code_dataset.load_codes(directory / "codes", "train")))
     np.save(mapped, arrays["codes"])

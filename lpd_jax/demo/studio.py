@@ -16,7 +16,7 @@ from lpd_jax import pixels
 from lpd_jax.demo import marks, snippets
 from lpd_jax.demo.requests import Request, image_bucket, own_steps, steps_given
 from lpd_jax.errors import InputError
-from lpd_jax.generation import orders
+from lpd_jax.generation import editing, orders
 from lpd_jax.sampler import Sampler
 from lpd_jax.viz import images as pictures
 from lpd_jax.viz import orders as order_pictures
@@ -159,7 +159,7 @@ def frames(studio: Studio, asked: Request, edit: Edit | None = None) -> Iterator
 def _number_of_steps(studio: Studio, asked: Request, edit: Edit | None) -> int:
     if edit is None:
         return asked.steps
-    return -(-asked.steps * int(edit.cells.sum()) // edit.cells.size)
+    return editing.num_steps(int(edit.cells.sum()), edit.cells.size, asked.steps)
 
 
 def shown(studio: Studio, asked: Request, edit: Edit | None = None) -> Iterator[Shown]:

@@ -23,7 +23,7 @@ from lpd_jax import parallel
 from lpd_jax.generation.loop import Passes
 from lpd_jax.generation.orders import Confident
 from lpd_jax.generation.plan import Plan
-from lpd_jax.generation.sampling import SamplingRule, guidance_scale, sample
+from lpd_jax.generation.sampling import SamplingRule, guidance_scale, guide, sample
 from lpd_jax.models.decoder import Cache, Decoder, Pass
 from lpd_jax.models.mask import visibility
 
@@ -181,8 +181,8 @@ def _choose(width, tokens, logits, keys, there, count, number, size, rule, order
     """
     if rule.guidance is not None:
         # Of the first token of the pass, since which of the cells will be which is not known yet.
-        scale = guidance_scale(rule, count, tokens)[:, None, None]
-        logits = logits[:, 1] + scale * (logits[:, 0] - logits[:, 1])
+        scale = guidance_scale(rule, count, tokens)[:, None]
+        logits = guide(logits[:, 0], logits[:, 1], scale)
     sure = logits.max(-1) - jax.nn.logsumexp(logits, axis=-1)
     above = jnp.sum((sure > jnp.log(order.threshold)) & ~there, axis=1)
     noise = jax.vmap(

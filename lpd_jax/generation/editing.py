@@ -130,7 +130,12 @@ def group_sizes(num_unknown: int, num_tokens: int, steps: int, kind: str) -> tup
     groups.group_sizes(num_tokens, steps, kind)
     if not num_unknown:
         return ()
-    return groups.group_sizes(num_unknown, -(-steps * num_unknown // num_tokens), kind)
+    return groups.group_sizes(num_unknown, num_steps(num_unknown, num_tokens, steps), kind)
+
+
+def num_steps(num_unknown: int, num_tokens: int, steps: int) -> int:
+    """Steps for M of N cells, ceil(steps M / N), where a whole image gets `steps`."""
+    return -(-steps * num_unknown // num_tokens)
 
 
 def orders_of_unknown(

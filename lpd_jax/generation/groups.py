@@ -14,6 +14,8 @@ import numpy as np
 
 from lpd_jax.errors import InputError
 
+KINDS = ("cosine", "uniform")  # of group sizes that need no file
+
 # (N, S) -> runs (first step, last step + 1, tokens added to each group) on the rounded formula; the
 # one-token-per-step entries need none.
 _CORRECTIONS = {

@@ -79,8 +79,8 @@ def guidance_scale(rule: SamplingRule, positions: jax.Array, num_tokens: int) ->
 
 
 def guide(with_class: jax.Array, without_class: jax.Array, scale: jax.Array) -> jax.Array:
-    """Classifier-free guidance of logits [B, Q, V] by scale [Q]."""
-    return without_class + scale[:, None] * (with_class - without_class)
+    """Classifier-free guidance of logits [B, Q, V] by scale [Q], or [B, 1] where images differ."""
+    return without_class + scale[..., None] * (with_class - without_class)
 
 
 def filter_logits(logits: jax.Array, top_k: int = 0, top_p: jax.Array | None = None) -> jax.Array:

@@ -95,7 +95,7 @@ def group_sizes(config: ConfigDict, num_tokens: int) -> tuple[int, ...]:
 
 def scheduled_sizes(kind: str, steps: int, num_tokens: int) -> tuple[int, ...]:
     """Group sizes of "cosine", "uniform" or a file of fit_schedule. Raises as `group_sizes`."""
-    if kind in ("cosine", "uniform"):
+    if kind in groups.KINDS:
         return groups.group_sizes(num_tokens, steps, kind)
     sizes = fitted_sizes(kind, steps)
     groups.check_group_sizes(sizes, num_tokens)
@@ -167,7 +167,7 @@ def sampling_defaults(config: ConfigDict) -> dict[str, Any]:
     names = ("steps", "group_sizes", "group_schedule", "order", "proximity", "repulsion")
     rule = (field.name for field in dataclasses.fields(SamplingRule))
     found = {name: config.sample[name] for name in (*names, *rule)}
-    if found["group_schedule"] not in ("cosine", "uniform"):  # a file stays where it is
+    if found["group_schedule"] not in groups.KINDS:  # a file stays where it is
         sizes = found["group_sizes"] or fitted_sizes(found["group_schedule"], found["steps"])
         found |= {"group_sizes": sizes, "group_schedule": "cosine"}
     return found
@@ -224,7 +224,7 @@ def deciding(section: ConfigDict) -> dict[str, Any]:
     """
     others = ("labels", "count", "batch_size", "segments")
     fields = {name: value for name, value in section.to_dict().items() if name not in others}
-    if section.group_schedule not in ("cosine", "uniform"):
+    if section.group_schedule not in groups.KINDS:
         fields["group_schedule"] = storage.path(section.group_schedule).read_text()
     if section.order_file:
         fields["order_file"] = hashlib.sha256(order(section).tobytes()).hexdigest()[:16]

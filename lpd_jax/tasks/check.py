@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from lpd_jax import checks, storage
 from lpd_jax.errors import InputError
-from lpd_jax.generation import editing, orders
+from lpd_jax.generation import editing, groups, orders
 from lpd_jax.models.decoder import DecoderConfig
 from lpd_jax.parallel import MeshConfig
 from lpd_jax.quantize import MODES
@@ -63,7 +63,6 @@ _LEAST = {
     "fit_order.images": 0,
     "convert.heads": 0,
 }
-_GROUPS = ("cosine", "uniform")
 # Tasks whose models have the sizes that the config says; others take them from a model directory.
 _OF_THIS_CONFIG = ("pipeline", "train_tokenizer", "encode", "orders")
 _READ_IMAGES = ("pipeline", "train_tokenizer", "encode", "evaluate", "ablate", "reference")
@@ -134,7 +133,7 @@ def _likelihood(config: ConfigDict) -> None:
         with _in("likelihood.orders"):
             if name != "field":
                 orders.named(name)
-            if kind not in ("", *_GROUPS) and not storage.path(kind).is_file():
+            if kind not in ("", *groups.KINDS) and not storage.path(kind).is_file():
                 raise InputError(
                     f"the groups {kind!r} of {name} must be 'cosine' or 'uniform', or a file of "
                     "fit_schedule."
@@ -217,12 +216,12 @@ def _sampling(config: ConfigDict, num_tokens: int | None) -> None:
     for size in section.group_sizes:
         checks.whole("sample.group_sizes", size, 1)
     kind = section.group_schedule
-    if kind not in _GROUPS and not storage.path(kind).is_file():
+    if kind not in groups.KINDS and not storage.path(kind).is_file():
         raise InputError(
             f"sample.group_schedule={kind!r} must be 'cosine' or 'uniform', or a file of "
             "fit_schedule."
         )
-    if kind not in _GROUPS and not section.group_sizes:
+    if kind not in groups.KINDS and not section.group_sizes:
         build.fitted_sizes(kind, section.steps)
     for field, values in (("dtype", ("", "float32", "bfloat16")), ("quantize", ("", *MODES))):
         if section[field] not in values:

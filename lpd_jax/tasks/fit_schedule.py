@@ -33,7 +33,6 @@ from lpd_jax.viz import plots
 
 _LOG = logging.getLogger(__name__)
 LAST = "schedule.json"  # the file that says that a directory is complete
-_KINDS = ("cosine", "uniform")  # to begin with, and to be better than
 Sizes = tuple[int, ...]
 
 
@@ -98,7 +97,7 @@ def _fit(
     found = {}
     with parallel.use(mesh, rules):
         for number in tqdm(numbers, "fit_schedule", unit="number of steps", dynamic_ncols=True):
-            known = {k: groups.group_sizes(math.prod(grid), number, k) for k in _KINDS}
+            known = {k: groups.group_sizes(math.prod(grid), number, k) for k in groups.KINDS}
             sizes, met = fit(bits, drawn, costs, list(known.values()), section.rounds)
             row = {"group_sizes": sizes, "bits_per_token": met[sizes]}
             found[str(number)] = row | {kind: met[own] for kind, own in known.items()}
@@ -145,7 +144,7 @@ def fit(
 def _write(directory: storage.Path, found: dict[str, dict[str, Any]]) -> None:
     lines = ["| steps | cosine | uniform | chosen | group sizes |", "|---|---|---|---|---|"]
     for number, row in found.items():
-        figures = (f"{row[name]:.3f}" for name in ("cosine", "uniform", "bits_per_token"))
+        figures = (f"{row[name]:.3f}" for name in (*groups.KINDS, "bits_per_token"))
         sizes = " ".join(map(str, row["group_sizes"]))
         lines.append(f"| {number} | {' | '.join(figures)} | {sizes} |")
     head = "Bits per token of the training codes that the sizes were fitted to.\n\n"

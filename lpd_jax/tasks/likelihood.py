@@ -23,7 +23,7 @@ from tqdm import tqdm
 from lpd_jax import parallel, storage
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation.likelihood import Bits, Score, by_order, difference, label, score
-from lpd_jax.generation import orders
+from lpd_jax.generation import groups, orders
 from lpd_jax.generation.groups import step_of
 from lpd_jax.sampler import draw_orders
 from lpd_jax.tasks import build, results, scoring
@@ -111,7 +111,7 @@ def schedules(config: ConfigDict, num_tokens: int) -> list[Schedule]:
         named(config, name)
         if number <= num_tokens:
             sizes = build.scheduled_sizes(kind, number, num_tokens)
-            kind = kind if kind in ("cosine", "uniform") else "fitted"
+            kind = kind if kind in groups.KINDS else "fitted"
             choices = repulsions if name == "locality" else (None,)
             found += [Schedule(name, choice, sizes, kind) for choice in choices]
     if not found:

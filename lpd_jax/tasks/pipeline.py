@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from lpd_jax import storage
 from lpd_jax.evaluation import report
+from lpd_jax.generation import groups
 from lpd_jax.tasks import build, check, encode, evaluate, likelihood, sample, train, train_tokenizer
 
 # Of the report's table: seconds on two CPU cores, where all of the task likelihood takes minutes.
@@ -49,6 +50,6 @@ def _few_schedules(config: ConfigDict) -> ConfigDict:
         images=_IMAGES,
         split="heldout",
     )
-    if few.sample.group_schedule not in ("cosine", "uniform"):
+    if few.sample.group_schedule not in groups.KINDS:
         few.sample.group_schedule = "cosine"  # a fitted one has no other numbers of steps
     return few
