@@ -27,16 +27,16 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+from drilled import begin
+
 STEPS_PER_KILL = 40  # more than a run that is killed gets done on average
 SAVE_EVERY = 20
 KINDS = ("step", "save", "start", "term")
-ROOT = Path(__file__).parents[1]
 # With everything that a run can carry from step to step.
 DECODER = {
     "decoder.width": 64,
@@ -128,24 +128,9 @@ def run(
         f"{task}.save_every": SAVE_EVERY,
         **(DECODER | {"train.decay_start": steps // 2} if decoder else TOKENIZER),
     }
-    return subprocess.run(
-        [
-            *(sys.executable, __file__, "child", str(workdir), kind, str(target), str(delay)),
-            task,
-            *("--config=configs/digits.py", f"--workdir={workdir}"),
-            *(f"--config.{name}={value}" for name, value in fields.items()),
-        ],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "PYTHONPATH": str(ROOT),
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        },
-        stdout=(workdir / "output.log").open("a"),
-        stderr=subprocess.STDOUT,
-        check=False,
-    ).returncode
+    arguments = [task, "--config=configs/digits.py", f"--workdir={workdir}"]
+    arguments += [f"--config.{name}={value}" for name, value in fields.items()]
+    return begin(__file__, workdir, cache, (kind, target, delay), arguments).wait()
 
 
 def trained(workdir: Path) -> Path:

@@ -21,11 +21,12 @@ import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from drilled import begin
+
 IMAGES, CLASSES, SHARD = 120, 4, 3  # a class, and images in a file
 
 
-def child(workdir: Path, delay: float, arguments: list[str]) -> None:
+def child(delay: float, arguments: list[str]) -> None:
     """The command line, which ends itself `delay` seconds after its first image, or never."""
     from lpd_jax.data import folder
 
@@ -61,22 +62,9 @@ def start(workdir: Path, images: Path, cache: Path, delay: float) -> subprocess.
         "encode.shard_size": SHARD,
         "reading.bad_share": 0.1,
     }
-    return subprocess.Popen(
-        [
-            *(sys.executable, __file__, "child", str(workdir), str(delay)),
-            *("encode", "--config=digits", f"--workdir={workdir}"),
-            *(f"--config.{name}={value}" for name, value in fields.items()),
-        ],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "PYTHONPATH": str(ROOT),
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        },
-        stdout=(workdir / "output.log").open("a"),
-        stderr=subprocess.STDOUT,
-    )
+    arguments = ["encode", "--config=digits", f"--workdir={workdir}"]
+    arguments += [f"--config.{name}={value}" for name, value in fields.items()]
+    return begin(__file__, workdir, cache, (delay,), arguments)
 
 
 def prepare(place: Path) -> None:
@@ -108,11 +96,14 @@ def prepare(place: Path) -> None:
 
 
 def drill(place: Path, kills: int, draw: random.Random) -> int:
-    """Kills jobs until enough of them have died; how many times a dead one's files were missing."""
-    killed = []
-    delays = lambda: draw.uniform(0, 2.5)  # noqa: E731
-    jobs = [start(place / "killed", place / "images", place / "cache", delays()) for _ in range(2)]
-    while len(killed) < kills:
+    """Kills jobs until enough of them have died; how many did."""
+    killed = 0
+
+    def begun() -> subprocess.Popen:
+        return start(place / "killed", place / "images", place / "cache", draw.uniform(0, 2.5))
+
+    jobs = [begun(), begun()]
+    while killed < kills:
         time.sleep(0.05)
         for number, job in enumerate(jobs):
             if (code := job.poll()) is None:
@@ -122,15 +113,16 @@ def drill(place: Path, kills: int, draw: random.Random) -> int:
                 for file in draw.sample(files, len(files) // 2):
                     file.unlink()
             elif code == -signal.SIGKILL:
-                killed.append(len([*(place / "killed/codes").glob("codes-*")]))
-                print(f"{len(killed)}/{kills} killed with {killed[-1]} files there", flush=True)
+                killed += 1
+                there = len([*(place / "killed/codes").glob("codes-*")])
+                print(f"{killed}/{kills} killed with {there} files there", flush=True)
             else:
                 raise SystemExit(f"a job ended with code {code}, see {place}/killed/output.log")
-            jobs[number] = start(place / "killed", place / "images", place / "cache", delays())
+            jobs[number] = begun()
     for job in jobs:
         job.kill()
         job.wait()
-    return len(killed)
+    return killed
 
 
 def differences(place: Path) -> list[str]:
@@ -185,7 +177,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["child"]:
-        folder, delay, *arguments = sys.argv[2:]
-        child(Path(folder), float(delay), arguments)
+        _, delay, *arguments = sys.argv[2:]
+        child(float(delay), arguments)
     else:
         main()

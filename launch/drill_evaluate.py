@@ -19,12 +19,12 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from drilled import begin
+
 KINDS = ("image", "write", "image", "start")
 FIGURES = ("class_accuracy", "frechet", "frechet_ratio", "near_copies", "count")
 
@@ -79,24 +79,13 @@ def child(workdir: Path, kind: str, target: int, delay: float, arguments: list[s
 def run(given, workdir: Path, kind: str = "none", target: int = 0, delay: float = 0) -> int:
     """Judges in `workdir`, or goes on there, in a process of its own; its exit code."""
     workdir.mkdir(parents=True, exist_ok=True)
-    return subprocess.run(
-        [
-            *(sys.executable, __file__, "child", str(workdir), kind, str(target), str(delay)),
-            *("evaluate", "--config=configs/digits.py", f"--workdir={workdir}"),
-            *(f"--checkpoint={given.models.absolute()}", "--config.evaluate.keep=png"),
-            f"--config.evaluate.num_images={given.images}",
-        ],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "PYTHONPATH": str(ROOT),
-            "JAX_COMPILATION_CACHE_DIR": str(given.workdir.absolute() / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        },
-        stdout=(workdir / "output.log").open("a"),
-        stderr=subprocess.STDOUT,
-        check=False,
-    ).returncode
+    arguments = [
+        *("evaluate", "--config=configs/digits.py", f"--workdir={workdir}"),
+        *(f"--checkpoint={given.models.absolute()}", "--config.evaluate.keep=png"),
+        f"--config.evaluate.num_images={given.images}",
+    ]
+    cache = given.workdir.absolute() / "cache"
+    return begin(__file__, workdir, cache, (kind, target, delay), arguments).wait()
 
 
 def made(workdir: Path) -> list[int]:

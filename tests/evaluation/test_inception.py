@@ -5,7 +5,6 @@ Weights are random: drawn by `tests/reference/inception.py`, which made the answ
 
 import collections
 import hashlib
-import importlib.util
 import pickle
 import sys
 
@@ -18,6 +17,7 @@ from lpd_jax.errors import InputError
 from lpd_jax.evaluation import inception_weights
 from lpd_jax.evaluation.inception import abstract_variables, apply_inception
 from lpd_jax.evaluation.inception_weights import load
+from tests.reference import inception as inception_reference
 
 TOLERANCE = 2e-5  # of the largest entry
 # PyTorch's names of the arrays of a normalisation, and jax-fid's.
@@ -25,16 +25,7 @@ BATCH_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "runnin
 
 
 @pytest.fixture(scope="module")
-def generator(request):
-    path = request.config.rootpath / "tests/reference/inception.py"
-    spec = importlib.util.spec_from_file_location("inception_reference", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def state(generator):
+def state():
     """The random state dict, with what the network does not use."""
     shapes = {"fc.weight": (1008, 2048), "fc.bias": (1008,)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_variables()["params"]):
@@ -45,7 +36,7 @@ def state(generator):
         name = ".".join(parents)
         shapes[f"{name}.conv.weight"] = (outputs, inputs, rows, columns)
         shapes |= {f"{name}.bn.{entry}": (outputs,) for entry in BATCH_NORM}
-    state = {name: generator.random_array(name, shape) for name, shape in shapes.items()}
+    state = {name: inception_reference.random_array(name, shape) for name, shape in shapes.items()}
     return state | {"Conv2d_1a_3x3.bn.num_batches_tracked": np.zeros((), np.int64)}
 
 
@@ -79,9 +70,9 @@ def jax_fid(state):
     return tree
 
 
-def test_the_features_of_torch_fidelity(loaded, generator, request):
+def test_the_features_of_torch_fidelity(loaded, request):
     theirs = np.load(request.config.rootpath / "tests/reference/inception_fid.npz")
-    images = generator.random_images()
+    images = inception_reference.random_images()
     ours = jax.jit(apply_inception)(loaded.variables, images)
     assert ours._fields == ("pool3", "spatial", "logits") == tuple(theirs)
     for name, array in ours._asdict().items():

@@ -1,6 +1,5 @@
 """LPIPS against the original code, with the random weights of `tests/reference/vgg.py`."""
 
-import importlib.util
 import pickle
 
 import jax
@@ -9,20 +8,12 @@ import pytest
 
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation import vgg
+from tests.reference import vgg as vgg_reference
 
 
 @pytest.fixture(scope="module")
-def generator(request):
-    path = request.config.rootpath / "tests/reference/vgg.py"
-    spec = importlib.util.spec_from_file_location("vgg_reference", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def tree(generator):
-    return generator.random_tree()
+def tree():
+    return vgg_reference.random_tree()
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +34,8 @@ def close(ours, theirs):
     assert np.abs(ours - theirs).max() <= 2e-5 * np.abs(theirs).max()
 
 
-def test_distances_of_the_original(loaded, generator, theirs):
-    a, b = generator.random_images()
+def test_distances_of_the_original(loaded, theirs):
+    a, b = vgg_reference.random_images()
     distance = jax.jit(vgg.lpips)
     close(distance(loaded.variables, a, b), theirs["distances"])
     close(distance(loaded.variables, b, a), theirs["distances"])
@@ -52,8 +43,8 @@ def test_distances_of_the_original(loaded, generator, theirs):
     assert loaded.name == "unknown weights"
 
 
-def test_features_of_the_original(loaded, generator, theirs):
-    features = jax.jit(vgg.features)(loaded.variables, generator.random_images()[0])
+def test_features_of_the_original(loaded, theirs):
+    features = jax.jit(vgg.features)(loaded.variables, vgg_reference.random_images()[0])
     assert features.shape == (2, vgg.FEATURES)
     close(features, theirs["features"])
 

@@ -1,7 +1,7 @@
 """PatchGAN, hinge and adaptive weight against PyTorch (`tests/reference/patchgan.py`)."""
 
-import importlib.util
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,12 @@ from lpd_jax.models.quantizer import Quantized
 from lpd_jax.training import adversarial, reconstruction
 from lpd_jax.training.adversarial import AdversarialConfig, Adversary
 from lpd_jax.training.step import SEEN
+from tests.reference import patchgan
 
 
 @pytest.fixture(scope="module")
-def reference(request):
-    path = request.config.rootpath / "tests/reference/patchgan.py"
-    spec = importlib.util.spec_from_file_location("patchgan_reference", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module, np.load(path.with_suffix(".npz"))
+def reference():
+    return patchgan, np.load(Path(patchgan.__file__).with_suffix(".npz"))
 
 
 def nested(flat):
