@@ -172,6 +172,17 @@ def skipped(path: storage.Where, shards: Iterable[Shard]) -> dict[str, list[dict
     return found
 
 
+def list_skipped(
+    path: storage.Where, spec: CodesSpec, lacking: Mapping[str, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Writes `skipped.jsonl`, if there are any, and returns its rows; `lacking` as of `skipped`."""
+    rows = [row for shard in spec.shards() for row in lacking.get(shard.filename, ())]
+    if rows:
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        storage.write_text(storage.path(path) / SKIPPED, text)
+    return rows
+
+
 def _skipped_file(path: storage.Where, shard: Shard) -> storage.Path:
     return storage.path(path) / _SKIPPED / f"{shard.filename}.jsonl"
 
@@ -191,11 +202,7 @@ def finalize(path: storage.Where, spec: CodesSpec) -> None:
     for leftover in path.glob(".codes-*"):
         leftover.unlink(missing_ok=True)
     lacking = skipped(path, spec.shards())
-    if lacking:
-        rows = (
-            json.dumps(row) for shard in spec.shards() for row in lacking.get(shard.filename, ())
-        )
-        storage.write_text(path / SKIPPED, "".join(f"{row}\n" for row in rows))
+    list_skipped(path, spec, lacking)
     by_split = itertools.groupby(spec.shards(), key=lambda shard: shard.split)
     tfds.folder_dataset.write_metadata(
         data_dir=path,

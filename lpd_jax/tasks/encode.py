@@ -332,11 +332,11 @@ def _write_unit(config, path: storage.Path, spec, unit: code_dataset.Shard, foun
             skipped.append(about | {"path": row.name, "reason": row.reason})
             _LOG.warning("encode: skipped %s (%s)", row.name, row.reason)
     if skipped:
-        before = code_dataset.skipped(path, spec.shards())
-        rows = [row for rows in before.values() for row in rows] + skipped
-        text = "".join(f"{json.dumps(row)}\n" for row in rows)
-        storage.write_text(path / code_dataset.SKIPPED, text)
-        total, last = sum(spec.split_sizes.values()), BadImage(rows[-1]["path"], rows[-1]["reason"])
+        # In place of what a process left of this file that died over it, or that was deleted since.
+        lacking = code_dataset.skipped(path, spec.shards()) | {unit.filename: skipped}
+        rows = code_dataset.list_skipped(path, spec, lacking)
+        last = BadImage(skipped[-1]["path"], skipped[-1]["reason"])
+        total = sum(spec.split_sizes.values())
         share, where = config.reading.bad_share, path / code_dataset.SKIPPED
         check_share(len(rows), total, share, last, where)
     index = unit.start + np.array(good, int)
