@@ -8,7 +8,7 @@ from lpd_jax.evaluation.distances import frechet
 from lpd_jax.evaluation.inception import apply_inception
 from lpd_jax.evaluation.inception_weights import load
 from lpd_jax.tasks import evaluate, reference
-from tests.evaluation.test_inception import generator, state, weights_file  # noqa: F401
+from tests.evaluation.test_inception import state, weights_file  # noqa: F401
 from tests.tasks import models
 
 
