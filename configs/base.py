@@ -260,6 +260,9 @@ def get_config() -> ConfigDict:
             "draws": 4,  # of each order, for every image
             "images": 0,  # at most; 0: all
             "split": "heldout",  # or "train"
+            # Cells to score, all others being known, as when editing: top, left, bottom, right, as
+            # shares of the sides or cells. The whole image when empty.
+            "box": (),
         }
     )
     config.attention = ConfigDict(

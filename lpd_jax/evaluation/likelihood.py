@@ -6,7 +6,7 @@ Up to the entropy of the data, which no schedule changes, the mean of its negati
 the Kullback-Leibler divergence from the data to what is generated: it judges a schedule without a
 sample or a classifier. Guidance, temperature, top-k and top-p are not part of it.
 
-Dims: M images, R draws of orders, N image tokens, B batch, V codes.
+Dims: M images, R draws of orders, N image tokens, K of them that are scored, B batch, V codes.
 """
 
 import functools
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lpd_jax import distributed, parallel
+from lpd_jax.generation.groups import step_of
 from lpd_jax.models.decoder import Decoder
 
 # (orders int32 [M, N], step_of int32 [N]) -> float64 [M, N], bits of the i-th generated token.
@@ -102,6 +103,26 @@ def scorer(
     return bits
 
 
+def bits_given(
+    bits: Bits, orders: np.ndarray, group_sizes: Sequence[int], unknown: np.ndarray
+) -> np.ndarray:
+    """Bits of the unknown cells of images whose other cells are known, as when editing.
+
+    Args:
+        bits: of `scorer`.
+        orders: int32 [M, K] of the K unknown cells, such as `editing.orders_of_unknown` draws.
+        group_sizes: sum K.
+        unknown: bool [N], the same K cells in every image.
+
+    Returns:
+        float64 [M, K], in the order of generation.
+    """
+    known = np.flatnonzero(~unknown).astype(orders.dtype)
+    given = np.broadcast_to(known, (len(orders), len(known)))
+    steps = step_of((len(known), *group_sizes) if len(known) else tuple(group_sizes))
+    return bits(np.concatenate([given, orders], axis=1), steps)[:, len(known) :]
+
+
 class Score(NamedTuple):
     """What a schedule costs, over images and draws of orders.
 
@@ -111,8 +132,8 @@ class Score(NamedTuple):
             for an order that is the same in every draw, NaN of a single draw.
         standard_error_images: of it for these draws: how much other images would.
         by_image: float64 [M], mean over draws.
-        by_position: float64 [N], of the i-th generated token, mean over images and draws.
-        by_cell: float64 [N], of the token at a raster index.
+        by_position: float64 [K], of the i-th token that is scored, mean over images and draws.
+        by_cell: float64 [N], of the token at a raster index; NaN where no token was scored.
     """
 
     bits_per_token: float
@@ -123,20 +144,22 @@ class Score(NamedTuple):
     by_cell: np.ndarray
 
 
-def score(bits: np.ndarray, orders: np.ndarray) -> Score:
-    """Sums up bits float64 [R, M, N] of orders int32 [R, M, N]."""
-    draws, images, tokens = bits.shape
+def score(bits: np.ndarray, orders: np.ndarray, num_cells: int) -> Score:
+    """Sums up bits float64 [R, M, K] of K cells in orders int32 [R, M, K]; `num_cells` is N."""
+    draws, images, _ = bits.shape
     per_draw = bits.mean(-1)
     by_image = per_draw.mean(0)
     spread = per_draw.var(0, ddof=1).mean() if draws > 1 else math.nan
-    cells = np.bincount(orders.ravel(), bits.ravel(), tokens) / (draws * images)
+    times = np.bincount(orders.ravel(), minlength=num_cells)
+    cells = np.bincount(orders.ravel(), bits.ravel(), num_cells)
+    by_cell = np.where(times > 0, cells / np.maximum(times, 1), math.nan)
     return Score(
         bits_per_token=float(by_image.mean()),
         standard_error=float(math.sqrt(spread / (draws * images))),
         standard_error_images=_error(by_image),
         by_image=by_image,
         by_position=bits.mean((0, 1)),
-        by_cell=cells,
+        by_cell=by_cell,
     )
 
 

@@ -22,10 +22,17 @@ from tqdm import tqdm
 
 from lpd_jax import parallel, storage
 from lpd_jax.errors import InputError
-from lpd_jax.evaluation.likelihood import Bits, Score, by_order, difference, label, score
-from lpd_jax.generation import groups, orders
-from lpd_jax.generation.groups import step_of
-from lpd_jax.sampler import draw_orders
+from lpd_jax.evaluation.likelihood import (
+    Bits,
+    Score,
+    bits_given,
+    by_order,
+    difference,
+    label,
+    score,
+)
+from lpd_jax.generation import editing, groups, orders
+from lpd_jax.generation.addresses import draw_orders, image_keys
 from lpd_jax.tasks import build, results, scoring
 from lpd_jax.tasks.workdir import digest, done, timed, write_json
 from lpd_jax.viz import likelihood as pictures
@@ -70,14 +77,15 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     workdir, section = storage.path(workdir), config.likelihood
     about = build.about(config, workdir)
     scoring.check_codes(workdir, about)
-    chosen = schedules(config, math.prod(about["config"]["grid"]))
+    unknown = scored_cells(section.box, tuple(about["config"]["grid"]))
+    chosen = schedules(config, int(unknown.sum()))
     names = ("dtype", "params", "proximity", "order_field", "field_context")
     deciding, fields = build.deciding(config.sample), ("order", "repulsion", "group_sizes")
     settings = {
         "seed": config.seed,
         "model": about["identity"],
         "sample": {name: deciding[name] for name in names},
-        "likelihood": {n: section[n] for n in ("draws", "images", "split")},
+        "likelihood": {n: section[n] for n in ("draws", "images", "split", "box")},
         "schedules": [{n: getattr(schedule, n) for n in fields} for schedule in chosen],
     }
     name = f"{section.split}-{section.draws}draws-seed{config.seed}-{digest(settings)}"
@@ -86,7 +94,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
         _LOG.info("likelihood: already in %s", directory)
         return directory
     with timed(workdir, "likelihood"):
-        scores = _measure(config, workdir, chosen)
+        scores = _measure(config, workdir, chosen, unknown)
         if jax.process_index() == 0:
             with results.directory(directory, settings, config, LAST) as partial:
                 _write(partial, chosen, scores, tuple(about["config"]["grid"]), section)
@@ -95,8 +103,22 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     return directory
 
 
+def scored_cells(box: Sequence[float], grid: tuple[int, int]) -> np.ndarray:
+    """The cells that are generated, bool [N]; those outside the box are known.
+
+    Raises:
+        InputError: it is not a box of the grid.
+    """
+    if not box:
+        return np.ones(math.prod(grid), bool)
+    try:
+        return editing.rectangle(grid, box).ravel()
+    except InputError as error:
+        raise InputError(f"likelihood.box: {error}") from None
+
+
 def schedules(config: ConfigDict, num_tokens: int) -> list[Schedule]:
-    """What the section asks for; steps of more than `num_tokens` are left out.
+    """What the section asks for; steps of more than `num_tokens`, which are scored, are left out.
 
     Raises:
         InputError: an order or groups that there are not, or no schedule at all.
@@ -135,29 +157,54 @@ def named(config: ConfigDict, name: str, repulsion: float | None = None) -> Any:
     return build.order(config.sample)
 
 
-def _measure(config: ConfigDict, workdir: storage.Path, chosen: Sequence[Schedule]) -> list[Score]:
+def _measure(
+    config: ConfigDict, workdir: storage.Path, chosen: Sequence[Schedule], unknown: np.ndarray
+) -> list[Score]:
     section, mesh, rules = config.likelihood, build.mesh(config), build.rules(config)
     bits, count, grid = scoring.prepare(config, workdir, section.split, section.images)
     scores, progress = [], tqdm(chosen, "likelihood", unit="schedule", dynamic_ncols=True)
     with parallel.use(mesh, rules):
         for schedule in progress:
-            scores.append(measure(bits, schedule, config, grid, count))
+            scores.append(measure(bits, schedule, config, grid, count, unknown))
             progress.set_postfix_str(f"{schedule.name} {scores[-1].bits_per_token:.3f}")
     return scores
 
 
 def measure(
-    bits: Bits, schedule: Schedule, config: ConfigDict, grid: tuple[int, int], count: int
+    bits: Bits,
+    schedule: Schedule,
+    config: ConfigDict,
+    grid: tuple[int, int],
+    count: int,
+    unknown: np.ndarray,
 ) -> Score:
     """The score of one schedule; draw r of image i has its address from the seed, r and i."""
     order = named(config, schedule.order, schedule.repulsion)
     indices, found, drawn = np.arange(count, dtype=np.int32), [], []
     for draw in range(config.likelihood.draws):
         key = jax.random.fold_in(jax.random.key(config.seed), draw)
-        own = jax.device_get(draw_orders(order, key, indices, grid, schedule.group_sizes))
+        own = jax.device_get(_drawn(order, key, indices, unknown, grid, schedule.group_sizes))
         drawn.append(own)
-        found.append(bits(own, step_of(schedule.group_sizes)))
-    return score(np.stack(found), np.stack(drawn))
+        found.append(bits_given(bits, own, schedule.group_sizes, unknown))
+    return score(np.stack(found), np.stack(drawn), len(unknown))
+
+
+def _drawn(
+    order: Any,
+    key: jax.Array,
+    indices: np.ndarray,
+    unknown: np.ndarray,
+    grid: tuple[int, int],
+    group_sizes: tuple[int, ...],
+) -> jax.Array:
+    """Orders int32 [M, K] of the unknown cells, those that images or edits `indices` get."""
+    if unknown.all():
+        return draw_orders(order, key, indices, grid, group_sizes)
+    every = np.broadcast_to(unknown, (len(indices), len(unknown)))
+    return _of_unknown(order, image_keys(key, indices)[0], every, grid, group_sizes)
+
+
+_of_unknown = jax.jit(editing.orders_of_unknown, static_argnames=("grid", "group_sizes"))
 
 
 def rows(chosen: Sequence[Schedule], scores: Sequence[Score], draws: int) -> list[dict[str, Any]]:
@@ -220,8 +267,9 @@ def _write(
 ) -> None:
     found = rows(chosen, scores, section.draws)
     images, draws = found[0]["images"], section.draws
+    what = f"cells in the box {tuple(section.box)} of {images}" if section.box else f"{images}"
     head = (
-        f"Bits per token of {images} images ({section.split}), {draws} draws of orders, without "
+        f"Bits per token of {what} images ({section.split}), {draws} draws of orders, without "
         "guidance; less is better.\n\n"
     )
     storage.write_text(directory / "likelihood.md", head + table(found))

@@ -70,7 +70,7 @@ def cell_maps(orders: Mapping[str, np.ndarray], steps: int) -> Figure:
     """Bits of the token in each cell, one map for each order, all on one scale.
 
     Args:
-        orders: name -> bits float [h, w].
+        orders: name -> bits float [h, w]; NaN is left white.
         steps: that they were generated in.
     """
     columns = min(4, len(orders))
@@ -78,7 +78,7 @@ def cell_maps(orders: Mapping[str, np.ndarray], steps: int) -> Figure:
     figure = Figure(figsize=(2.3 * columns + 1, 2.4 * lines + 0.3), layout="constrained")
     panels = np.ravel(figure.subplots(lines, columns, squeeze=False))
     every = np.stack(list(orders.values()))
-    low, high = every.min(), every.max()
+    low, high = np.nanmin(every), np.nanmax(every)
     for axes in panels:
         axes.set_axis_off()
     for axes, (name, bits) in zip(panels, orders.items(), strict=False):

@@ -10,8 +10,8 @@ import pytest
 from flax import linen as nn
 
 from lpd_jax import parallel
-from lpd_jax.evaluation.likelihood import difference, score, scorer, token_bits
-from lpd_jax.generation import orders
+from lpd_jax.evaluation.likelihood import bits_given, difference, score, scorer, token_bits
+from lpd_jax.generation import editing, orders
 from lpd_jax.generation.groups import step_of
 from lpd_jax.generation.loop import generate_codes
 from lpd_jax.generation.plan import make_plan
@@ -93,6 +93,40 @@ def test_the_sampler_draws_images_as_often_as_the_measure_says(tiny, sizes):
     assert ((seen - expected) ** 2 / expected).sum() < 80 + 4 * np.sqrt(160)
 
 
+def test_unknown_cells_cost_what_an_edit_gives_them(tiny):
+    """Of the codes that a cell can have, an edit without chance takes the one that costs least."""
+    network, params = tiny
+    mesh = parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
+    images = {"codes": EVERY, "label": np.ones(len(EVERY), np.int32)}
+    unknown = np.array([False, True, False, True])
+    given = np.tile(np.array([3, 1], np.int32), (len(EVERY), 1))
+    with parallel.use(mesh, parallel.RULES):
+        scored = scorer(network, params, images, batch_size=81, mesh=mesh)
+        bits = bits_given(scored, given, (1, 1), unknown)
+    assert bits.shape == (81, 2)
+    alike = (EVERY[:, None, [0, 2]] == EVERY[None, :, [0, 2]]).all(-1)
+    total = (2.0 ** -bits.sum(-1)) @ alike  # over all images that share the known cells
+    np.testing.assert_allclose(total, 1, atol=3e-6)
+    edited = np.asarray(
+        editing.regenerate(
+            network,
+            params,
+            EVERY,
+            np.tile(unknown, (81, 1)),
+            images["label"],
+            given,
+            jax.random.split(jax.random.key(0), 81),
+            make_plan((1, 1), num_known=2),
+            sampling_rule(temperature=0),
+        )
+    )
+    for own, found in zip(EVERY, edited, strict=True):
+        rivals = (EVERY[:, [0, 2]] == own[[0, 2]]).all(-1)
+        first = EVERY[rivals][bits[rivals, 0].argmin(), 3]
+        second = rivals & (EVERY[:, 3] == first)
+        assert (found[3], found[1]) == (first, EVERY[second][bits[second, 1].argmin(), 1])
+
+
 def test_batches_devices_and_chunks_change_nothing(decoder, decoder_params):
     network = Decoder(dataclasses.replace(decoder.config, dropout=0.0))
     rng = np.random.default_rng(0)
@@ -119,16 +153,18 @@ def test_scores_and_differences_of_known_numbers():
     draws = rng.normal(0, 0.1, (4, 200, 1))  # and so do draws, of all tokens of an image alike
     orders_ = np.tile(np.arange(6), (4, 200, 1))
     cells = np.arange(6) / 10
-    found = score(hard + draws + cells, orders_)
+    found = score(hard + draws + cells, orders_, 6)
     assert found.bits_per_token == pytest.approx(2.25, abs=0.1)
     assert found.standard_error == pytest.approx(0.1 / np.sqrt(800), rel=0.1)
     assert found.standard_error_images == pytest.approx(0.5 / np.sqrt(200), rel=0.1)
     np.testing.assert_allclose(np.diff(found.by_cell), 0.1)
     np.testing.assert_allclose(found.by_position, found.by_cell)
-    reverse = score(hard + draws + cells, orders_[..., ::-1])
+    reverse = score(hard + draws + cells, orders_[..., ::-1], 6)
     np.testing.assert_allclose(reverse.by_cell, found.by_cell[::-1])
-    other = score(hard + rng.normal(0.01, 0.1, (4, 200, 1)) + cells, orders_)
+    other = score(hard + rng.normal(0.01, 0.1, (4, 200, 1)) + cells, orders_, 6)
     apart, error = difference(other, found)
     assert error == pytest.approx(0.1 / np.sqrt(4) * np.sqrt(2) / np.sqrt(200), rel=0.15)
     assert abs(apart - 0.01) < 4 * error < found.standard_error_images
-    assert np.isnan(score(hard, orders_[:1, :, :1] * 0).standard_error)
+    alone = score(hard, orders_[:1, :, :1] * 0, 2)
+    assert np.isnan(alone.standard_error)
+    np.testing.assert_array_equal(np.isnan(alone.by_cell), [False, True])

@@ -98,9 +98,22 @@ def test_results_do_not_depend_on_the_batch_and_are_few_when_asked(config, workd
     assert {r["images"] for r in rows} == {5}
     whole = likelihood.schedules(other, 16)
     other.sample.batch_size = 64
-    scores = likelihood._measure(other, workdir, whole)
+    scores = likelihood._measure(other, workdir, whole, likelihood.scored_cells((), (4, 4)))
     for row, score in zip(rows, scores, strict=True):
         assert row["bits_per_token"] == pytest.approx(score.bits_per_token, abs=1e-6)
+
+
+def test_cells_in_a_box_are_scored_in_view_of_all_others(config, workdir):
+    other = config.copy_and_resolve_references()
+    other.likelihood.update(orders=("raster",), images=5, draws=1, steps=(4,), box=(0, 2, 4, 4))
+    directory = likelihood.run(other, workdir)
+    (row,) = json.loads((directory / "likelihood.json").read_text())
+    assert sum(row["group_sizes"]) == 8  # of 16 cells
+    whole = likelihood.scored_cells((), (4, 4))
+    other.likelihood.box = ()
+    (alone,) = likelihood._measure(other, workdir, likelihood.schedules(other, 16), whole)
+    assert row["bits_per_token"] != pytest.approx(alone.bits_per_token, abs=1e-3)
+    assert "cells in the box (0, 2, 4, 4)" in (directory / "likelihood.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -113,6 +126,7 @@ def test_results_do_not_depend_on_the_batch_and_are_few_when_asked(config, workd
         ({"repulsions": (-1.0,)}, r"likelihood\.repulsions"),
         ({"split": "test"}, r"likelihood\.split"),
         ({"draws": 0}, r"likelihood\.draws"),
+        ({"box": (0, 0, 5, 5)}, r"likelihood\.box: .*leaves the image"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(config, workdir, change, words):
