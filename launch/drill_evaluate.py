@@ -1,4 +1,4 @@
-"""Kills an evaluation again and again and shows that no image is lost, counted twice or changed.
+"""Kills an evaluation again and again: no image is left out, counted twice or changed.
 
     python launch/drill_evaluate.py --models=runs/digits --workdir=runs/drill --kills=20
 
@@ -6,15 +6,17 @@ Judges images of a trained digits model twice, by the command line: once in one 
 SIGKILL at random points, each time by one of
 
   image  after a random number of images
-  write  while the file of a unit is being written
+  write  while what was seen in a batch is being written, or joined to that in those before
   start  at a random time of the start
 
 The process sends the signal to itself, so that the points depend on the seed and not on the load of
 the machine. Compares what was seen in the images and the images themselves bit by bit, and the
-figures; counts how many images were made again. Exits with 1 if anything differs.
+figures; counts how many images were made again. Exits with 1 if anything differs, or a kill cost
+more than a batch.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -35,7 +37,7 @@ def child(workdir: Path, kind: str, target: int, delay: float, arguments: list[s
     Args:
         workdir: of the run.
         kind: of the end, or "none".
-        target: images that are made before it, or units written.
+        target: images that are made before it, or files written.
         delay: seconds that it waits at the start.
         arguments: of the command line.
     """
@@ -83,15 +85,22 @@ def run(given, workdir: Path, kind: str = "none", target: int = 0, delay: float 
         *("evaluate", "--config=configs/digits.py", f"--workdir={workdir}"),
         *(f"--checkpoint={given.models.absolute()}", "--config.evaluate.keep=png"),
         f"--config.evaluate.num_images={given.images}",
+        f"--config.sample.batch_size={given.batch}",
     ]
     cache = given.workdir.absolute() / "cache"
     return begin(__file__, workdir, cache, (kind, target, delay), arguments).wait()
 
 
-def made(workdir: Path) -> list[int]:
-    """Indices of the images that were ever made there."""
-    lines = (workdir / "made.jsonl").read_text().splitlines()
-    return [row for line in lines for row in json.loads(line)]
+def made(workdir: Path) -> list[list[int]]:
+    """Indices of the images of each batch that was ever made there."""
+    return [json.loads(line) for line in (workdir / "made.jsonl").read_text().splitlines()]
+
+
+def again(workdir: Path) -> list[int]:
+    """How many images were made again after each kill that cost some."""
+    batches = made(workdir)
+    costs = [a[-1] + 1 - b[0] for a, b in itertools.pairwise(batches)]
+    return [cost for cost in costs if cost > 0]
 
 
 def differences(whole: Path, killed: Path, images: int) -> list[str]:
@@ -113,7 +122,7 @@ def differences(whole: Path, killed: Path, images: int) -> list[str]:
         found.append(f"images differ: {len(pictures[0])} and {len(pictures[1])} of {images}")
     reports = [json.loads((place / "report.json").read_text())["samples"] for place in places]
     found += [f"{name} differs" for name in FIGURES if reports[0][name] != reports[1][name]]
-    if sorted({*made(killed)}) != [*range(images)]:
+    if {row for rows in made(killed) for row in rows} != {*range(images)}:
         found.append("not all images were made")
     return found
 
@@ -123,6 +132,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="workdir of the quickstart")
     parser.add_argument("--workdir", type=Path, required=True, help="new directory")
     parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -133,23 +143,25 @@ def main() -> None:
     for number in range(given.kills):
         kind = KINDS[number % len(KINDS)]
         # On average as far as leaves something to do for the last.
-        most = 2 if kind == "write" else 2 * given.images // given.kills
-        target = draw.randint(1, most)
+        most = 2 * given.images // given.kills
+        target = draw.randint(1, max(1, most // given.batch) if kind == "write" else most)
         code = run(given, killed, kind, target, draw.uniform(0, 8))
         if code != -signal.SIGKILL:
             raise SystemExit(f"{kind} ended it with code {code}, see {killed}/output.log")
-        units = len([*killed.glob("report/*/looks-*/*.npz")])
-        print(f"{number + 1}/{given.kills} {kind}: {units} units are finished", flush=True)
+        files = sorted(file.name for file in killed.glob("report/*/looks-*/[0-9]*.npz"))
+        print(f"{number + 1}/{given.kills} {kind}: {len(files)} files {files[-1:]}", flush=True)
     if run(given, killed):
         raise SystemExit(f"the evaluation failed, see {killed}/output.log")
     if found := differences(whole, killed, given.images):
         raise SystemExit("\n".join(found))
-    again = len(made(killed)) - given.images
+    costs = again(killed)
     print(
         f"{given.kills} kills, {given.images} images: none lost, none twice; what was seen, the "
-        f"images and the figures are those of one go, bit by bit; {again} images were made again "
-        f"({again / given.kills:.0f} a kill)"
+        f"images and the figures are those of one go, bit by bit; {sum(costs)} images were made "
+        f"again ({sum(costs) / given.kills:.0f} a kill, at most {max(costs, default=0)})"
     )
+    if max(costs, default=0) > given.batch:
+        raise SystemExit(f"a kill cost more than a batch of {given.batch}")
 
 
 if __name__ == "__main__":

@@ -218,6 +218,13 @@ def rows_to_host(rows: np.ndarray, values: Any) -> Any:
     return jax.tree.map(lambda x: x[places], values)
 
 
+def greatest(value: int) -> int:
+    """The greatest of what the processes pass, in every process; all of them call it."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.process_allgather(np.int32(value)).max())
+
+
 def from_first(value: Any) -> Any:
     """What process 0 passed (JSON data), in every process; all of them call it.
 

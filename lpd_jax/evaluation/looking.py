@@ -38,13 +38,7 @@ class FeatureNetwork:
 
 
 class Look(Protocol):
-    """Sees something in images uint8 [M, H, W, 3]: name -> array [M, ...]. M may be 0.
-
-    Attributes:
-        at_once: how many images it takes at a time without waste.
-    """
-
-    at_once: int
+    """Sees something in images uint8 [M, H, W, 3]: name -> array [M, ...]. M may be 0."""
 
     def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]: ...
 

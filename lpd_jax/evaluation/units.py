@@ -1,10 +1,11 @@
-"""What was seen in a stream of images, on disk in units: nothing is lost, nothing counts twice.
+"""What was seen in a stream of images, on disk batch by batch: nothing is lost or counts twice.
 
-A unit is a block of 256 image indices, whatever the batches, devices and processes. When a process
-has seen all that it holds of a unit, it writes that as one file, whole or not at all. A unit is
-finished when each process of one job has written its part; a job that goes on begins after the last
-unit that is finished in an unbroken row. What is made of the units is summed unit by unit in the
-order of the indices, so that it does not depend on who has made them.
+When a process has looked at its part of a batch, it writes that as one file, whole or not at all.
+A batch is finished when each process of one job has written its part; a job that goes on begins
+after the last batch that is finished in an unbroken row, with batches and processes of its own.
+For every 256 images that all have finished, a process joins its own files to one, so that there are
+not thousands. What is made of them is summed in blocks of 256 in the order of the indices, so that
+it does not depend on who has made them, or in which batches.
 
 M images of the run.
 """
@@ -12,7 +13,7 @@ M images of the run.
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from lpd_jax.errors import InputError
 from lpd_jax.evaluation.looking import Look
 
 UNIT = 256  # images
-_NAME = re.compile(r"(\d{6})\.(\d+)-(\d+)\.npz")  # unit, process, processes
+_NAME = re.compile(r"(\d{9})-(\d{9})\.(\d+)-(\d+)\.npz")  # start, stop, process, processes
 
 
 class _Batch(Protocol):
@@ -32,8 +33,20 @@ class _Batch(Protocol):
     images: np.ndarray
 
 
+class _File(NamedTuple):
+    """What one of P processes has of the images from `start` up to, without, `stop`."""
+
+    start: int
+    stop: int
+    process: int
+    processes: int
+
+    def __str__(self) -> str:
+        return f"{self.start:09d}-{self.stop:09d}.{self.process}-{self.processes}.npz"
+
+
 class Units:
-    """The units of M images in a directory.
+    """What was seen in M images, in a directory.
 
     Args:
         directory: made when something is written.
@@ -43,62 +56,63 @@ class Units:
     def __init__(self, directory: storage.Where, count: int):
         self.directory, self.count = storage.path(directory), count
 
-    def __len__(self) -> int:
-        return -(-self.count // UNIT)
-
     def finished(self) -> int:
-        """How many units from the first on are finished, as process 0 sees it; all call it.
+        """How many images from the first on are finished, as process 0 sees it; all call it.
 
-        What lies beyond them is removed: parts of a unit by processes that are no more, which
-        another job would cut otherwise.
+        What lies beyond them is removed: parts of a batch that not all processes have written,
+        which another job would cut otherwise.
         """
 
         def look() -> int:
             if not self.directory.is_dir():
                 return 0
-            found = self._files()
-            first = next((unit for unit in range(len(self)) if unit not in found), len(self))
+            chosen = self._chosen()
+            kept = {str(file) for file in chosen}
             for file in list(self.directory.glob("*.npz")):
-                name = _NAME.fullmatch(file.name)
-                if name is None or int(name[1]) >= first:
+                if file.name not in kept:
                     file.unlink(missing_ok=True)
-            return first
+            return max((file.stop for file in chosen), default=0)
 
         return distributed.decided(look)
 
-    def write(self, unit: int, rows: np.ndarray, seen: dict[str, np.ndarray]) -> None:
-        """Writes what this process has of a unit.
+    def write(self, start: int, stop: int, rows: np.ndarray, seen: dict[str, np.ndarray]) -> None:
+        """Writes what this process has of the images from `start` up to, without, `stop`.
 
         Args:
-            unit: from 0.
-            rows: int [P], indices of the images.
+            start, stop: the same in every process.
+            rows: int [P], indices of the images, perhaps none.
             seen: name -> array [P, ...].
 
         Raises:
             OSError: it cannot be written.
         """
-        name = f"{unit:06d}.{jax.process_index()}-{jax.process_count()}.npz"
-        with storage.whole(self.directory / name) as file:
+        with storage.whole(self._path(start, stop)) as file:
             np.savez(file, rows=rows, **seen)
 
+    def remove(self, start: int, stop: int) -> None:
+        """Removes what `write` wrote."""
+        self._path(start, stop).unlink(missing_ok=True)
+
     def read(self) -> Iterator[dict[str, np.ndarray]]:
-        """Yields what was seen in the images of each unit, in the order of their indices.
+        """Yields what was seen in each block of 256 images, in the order of their indices.
 
         Raises:
-            InputError: a unit is absent, damaged, or not of these images.
+            InputError: images are absent or there twice, or a file is damaged.
         """
-        found = self._files()
-        for unit in range(len(self)):
-            parts = [self._part(file) for file in found.get(unit, ())]
-            rows = np.concatenate([part.pop("rows") for part in parts] or [np.empty(0, int)])
-            places, end = np.argsort(rows), min(self.count, (unit + 1) * UNIT)
-            if not np.array_equal(rows[places], np.arange(unit * UNIT, end)):
-                raise InputError(
-                    f"unit {unit} in {self.directory} is not of images {unit * UNIT} to {end - 1}; "
-                    "remove that directory and run the same command again."
-                )
-            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            yield {name: array[places] for name, array in joined.items()}
+        parts, start = [], 0
+        for file in self._chosen():
+            parts.append(self._part(self.directory / str(file)))
+            while start < self.count:
+                stop = min(self.count, start + UNIT)
+                if sum(np.count_nonzero(part["rows"] < stop) for part in parts) < stop - start:
+                    break
+                block, parts = _cut(parts, stop)
+                if not np.array_equal(block.pop("rows"), np.arange(start, stop)):
+                    raise self._broken(start, stop)
+                yield block
+                start = stop
+        if start < self.count:
+            raise self._broken(start, self.count)
 
     def mapped(self, names: Sequence[str], scratch: pathlib.Path) -> dict[str, np.ndarray]:
         """Arrays [M, ...] of what was seen, mapped from files in `scratch`: not in memory.
@@ -123,6 +137,10 @@ class Units:
             start += UNIT
         return arrays
 
+    def _path(self, start: int, stop: int) -> storage.Path:
+        own = _File(start, stop, jax.process_index(), jax.process_count())
+        return self.directory / str(own)
+
     def _part(self, file: storage.Path) -> dict[str, np.ndarray]:
         try:
             with storage.local(file) as place, np.load(place, allow_pickle=False) as found:
@@ -133,16 +151,65 @@ class Units:
                 "again: what is in it is made anew."
             ) from error
 
-    def _files(self) -> dict[int, list[storage.Path]]:
-        """Finished unit -> its files, all of one job."""
-        parts: dict[tuple[int, int], list[storage.Path]] = {}
-        for file in sorted(self.directory.glob("*.npz")):
-            if name := _NAME.fullmatch(file.name):
-                unit, _, processes = map(int, name.groups())
-                parts.setdefault((unit, processes), []).append(file)
-        # Of jobs with different numbers of processes, that with the fewest counts.
-        whole = sorted((key for key, files in parts.items() if len(files) == key[1]), reverse=True)
-        return {unit: parts[unit, processes] for unit, processes in whole}
+    def _broken(self, start: int, stop: int) -> InputError:
+        return InputError(
+            f"the files in {self.directory} are not of images {start} to {stop - 1}, each once; "
+            "remove that directory and run the same command again."
+        )
+
+    def _chosen(self) -> list[_File]:
+        """The files of all images that are finished in an unbroken row, by their start."""
+        found = sorted(
+            _File(*map(int, name.groups()))
+            for file in self.directory.glob("*.npz")
+            if (name := _NAME.fullmatch(file.name)) and int(name[1]) < int(name[2])
+        )
+        chosen: list[_File] = []
+        while True:
+            start = max((file.stop for file in chosen), default=0)
+            jobs = {file.processes for file in found if file.start == start}
+            rows = [_unbroken([x for x in found if x.processes == job], start) for job in jobs]
+            longest = max(rows, key=lambda row: max((x.stop for x in row), default=0), default=[])
+            if not longest:
+                return sorted(chosen)
+            chosen += longest
+
+
+def _unbroken(files: list[_File], start: int) -> list[_File]:
+    """Of one job: the files of each process from `start` to where all have come; as few as can be.
+
+    Args:
+        files: sorted; of a process perhaps joined ones beside those that they were made of.
+        start: image.
+    """
+    before: list[dict[int, _File]] = []  # of each process: where it has come -> the last file
+    for process in range(files[0].processes):
+        came: dict[int, _File] = {}
+        for file in files:
+            if file.process == process and (file.start == start or file.start in came):
+                came.setdefault(file.stop, file)  # sorted: the first is the longest
+        before.append(came)
+    common = set.intersection(*({*came} for came in before))
+    chosen = []
+    for came in before if common else ():
+        at = max(common)
+        while at > start:
+            chosen.append(came[at])
+            at = came[at].start
+    return chosen
+
+
+def _cut(parts: list[dict], stop: int) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """What parts have of images before `stop`, in order, and what is left of them."""
+    joined = _joined(parts)
+    own = joined["rows"] < stop
+    left = {name: array[~own] for name, array in joined.items()}
+    places = np.argsort(joined["rows"][own])
+    return {name: array[own][places] for name, array in joined.items()}, [left]
+
+
+def _joined(parts: list[dict]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def fill(
@@ -153,62 +220,42 @@ def fill(
 ) -> None:
     """Looks at all images of a run that are not in `units` yet; all processes call it together.
 
-    An image is in memory until it was looked at, which is at most a batch and what the look takes
-    at a time.
+    An image is in memory until it was looked at: one batch. A process that is killed loses what it
+    has of the batch under way; no process begins a batch before all have finished the last.
 
     Args:
         units: where to.
         look: what is seen in images.
         stream: index of the first image to make -> batches of it and those after it, whose rows,
-            ascending, count from it; of each batch this process gets its own.
+            ascending, count from it; of each batch this process gets its own, perhaps none.
         keep: (int [P] indices, uint8 [P, H, W, 3]) -> nothing; keeps the images, which may come a
             second time after an interruption.
 
     Raises:
         OSError: the disk cannot take more; what is finished stays.
     """
-    unit = units.finished()
-    first, waiting, seen = unit * UNIT, [], []
-    if unit < len(units):
-        for batch in stream(first):
-            rows = first + batch.rows
-            if keep is not None:
-                keep(rows, batch.images)
-            waiting.append((rows, batch.images))
-            seen += _looked(look, waiting, last=False)
-            while _beyond(seen, unit):
-                _flush(units, unit, seen)
-                unit += 1
-        seen += _looked(look, waiting, last=True)
-        for left in range(unit, len(units)):
-            _flush(units, left, seen)
+    first = start = units.finished()
+    waiting: list[tuple[int, int, dict[str, np.ndarray]]] = []
+    for batch in stream(first) if first < units.count else ():
+        rows = first + batch.rows
+        if keep is not None:
+            keep(rows, batch.images)
+        seen = dict(look(batch.images))
+        stop = distributed.greatest(int(rows[-1]) + 1 if len(rows) else start)
+        units.write(start, stop, rows, seen)
+        distributed.barrier("finished a batch")
+        waiting.append((start, stop, {"rows": rows, **seen}))
+        start = stop
+        if stop - waiting[0][0] >= UNIT or stop == units.count:
+            _join(units, waiting)
+            waiting.clear()
     distributed.barrier("looked at all images")
 
 
-def _beyond(seen: list[tuple[np.ndarray, dict]], unit: int) -> bool:
-    """Whether images after a unit were seen: this process holds no more of it."""
-    return any(len(rows) and rows[-1] >= (unit + 1) * UNIT for rows, _ in seen)
-
-
-def _looked(look: Look, waiting: list, last: bool) -> list[tuple[np.ndarray, dict]]:
-    """What is seen in the images that wait: in all, or in as many as go without waste.
-
-    They are removed from `waiting`.
-    """
-    if not waiting:
-        return []
-    rows, images = (np.concatenate(x) for x in zip(*waiting, strict=True))
-    take = len(rows) if last else len(rows) - len(rows) % look.at_once
-    waiting[:] = [(rows[take:], images[take:])]
-    if not (take or last):
-        return []
-    return [(rows[:take], dict(look(images[:take])))]
-
-
-def _flush(units: Units, unit: int, seen: list[tuple[np.ndarray, dict]]) -> None:
-    """Writes a unit, and leaves in `seen` what is of later ones."""
-    rows = np.concatenate([rows for rows, _ in seen])
-    arrays = {name: np.concatenate([found[name] for _, found in seen]) for name in seen[0][1]}
-    own = rows < (unit + 1) * UNIT
-    units.write(unit, rows[own], {name: array[own] for name, array in arrays.items()})
-    seen[:] = [(rows[~own], {name: array[~own] for name, array in arrays.items()})]
+def _join(units: Units, waiting: list[tuple[int, int, dict[str, np.ndarray]]]) -> None:
+    """Writes files in a row, which all processes have, as one."""
+    if len(waiting) > 1:
+        seen = _joined([seen for _, _, seen in waiting])
+        units.write(waiting[0][0], waiting[-1][1], seen.pop("rows"), seen)
+        for start, stop, _ in waiting:
+            units.remove(start, stop)

@@ -34,7 +34,6 @@ def fit(config: ConfigDict) -> Judge:
 class JudgeLook:
     """A `looking.Look` that is a judge."""
 
-    at_once = 1
 
     def __init__(self, judge: Judge):
         self._judge = judge

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from lpd_jax.data import image_sets
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation import distances, keeping, scores
 from lpd_jax.evaluation import reference as references
-from lpd_jax.evaluation.looking import Extractor, FeatureNetwork, Look
+from lpd_jax.evaluation.looking import AT_ONCE, Extractor, FeatureNetwork, Look
 from lpd_jax.evaluation.moments import Moments
 from lpd_jax.evaluation.reference import Reference
 from lpd_jax.evaluation.units import Units, fill
@@ -90,9 +91,11 @@ def generated(
 
     def stream(first: int) -> Iterable[Any]:
         sampler, decode = load()
-        how = {"progress": True, "first_index": first, "pixels": False}
-        batches = build.batches(config, section, sampler, labels[first:], **how)
-        return developed(batches, decode)
+        # Of fewer images than a batch the program would have another shape, and round otherwise.
+        start = max(0, min(first, count - section.batch_size))
+        how = {"progress": True, "first_index": start, "pixels": False}
+        batches = build.batches(config, section, sampler, labels[start:], **how)
+        return developed(batches, decode, skipped=first - start)
 
     name = results.name(settings, section.steps, of=f"{count}images")
     return Source(name, settings, count, tuple(about["image_size"]), stream, labels)
@@ -138,27 +141,25 @@ def _decoding(tokenizer: Tokenizer, grid: tuple[int, int]) -> Callable[[Any, jax
     return apply
 
 
-def developed(batches: Iterable[Any], decode: Extractor) -> Iterator[image_sets.Batch]:
-    """Images of batches of codes, as many at a time as the decoder takes without waste."""
-    rows, codes = np.empty(0, int), None
+def developed(
+    batches: Iterable[Any], decode: Extractor, skipped: int = 0
+) -> Iterator[image_sets.Batch]:
+    """Images of batches of codes, but for the first `skipped`; rows count from there."""
     for batch in batches:
-        rows = np.concatenate([rows, batch.rows])
-        codes = batch.codes if codes is None else np.concatenate([codes, batch.codes])
-        take = len(rows) - len(rows) % decode.at_once
-        if take:
-            yield image_sets.Batch(rows[:take], decode(codes[:take])["images"])
-            rows, codes = rows[take:], codes[take:]
-    if codes is not None:
-        yield image_sets.Batch(rows, decode(codes)["images"])
+        own = batch.rows >= skipped
+        yield image_sets.Batch(batch.rows[own] - skipped, decode(batch.codes[own])["images"])
 
 
 def given(path: str, batch_size: int) -> Source:
-    """Images made elsewhere: a folder or an `.npz`."""
+    """Images made elsewhere: a folder or an `.npz`; `batch_size` and more are read at a time."""
     found = image_sets.open_images(path)
     settings = {"images": str(found.path), "identity": found.identity}
 
     def stream(first: int) -> Iterable[Any]:
-        return found.batches(first, batch_size)
+        return found.batches(first, at_once)
+    # As many as the devices of all processes look at without blank ones among them.
+    full = AT_ONCE * len(jax.local_devices()) * jax.process_count()
+    at_once = full * math.ceil(batch_size / full)
 
     name = f"given-{found.path.stem[:24]}-{found.identity[:8]}"
     return Source(name, settings, found.count, found.size, stream)

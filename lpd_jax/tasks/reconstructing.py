@@ -50,7 +50,6 @@ class RoundTrip:
         self.decode = Extractor(FeatureNetwork("tokenizer", "", apply, params), measuring.DECODED)
         self._features = features and Extractor(features, measuring.DECODED)
         self._lpips = lpips and Extractor(lpips, measuring.DECODED)
-        self.at_once = self.decode.at_once
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         decoded = self.decode(images)["images"]

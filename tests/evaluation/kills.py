@@ -37,8 +37,6 @@ class Batch:
 class Look:
     """The first pixel, which is noted; ends the process after some images."""
 
-    at_once = 16
-
     def __init__(self, log: pathlib.Path, after: int):
         self._log, self._after = log, after
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,14 +110,15 @@ def test_devices_change_no_bit(wanted, monkeypatch):
         np.testing.assert_array_equal(array, wanted[name])
 
 
-def test_what_is_stopped_goes_on_after_the_last_finished_unit(tmp_path, wanted):
+def test_what_is_stopped_goes_on_after_the_last_finished_batch(tmp_path, wanted):
     units, kept, made = Units(tmp_path, COUNT), [], []
     with pytest.raises(Stopped):
         fill(units, extractor(), stream(50, made, stop=UNIT + 150))
-    assert units.finished() == 1 and max(made) == 399
+    assert units.finished() == max(made) + 1 == 400
+    assert names(tmp_path) == ["0-300.0-1", "300-350.0-1", "350-400.0-1"]
     made.clear()
     fill(units, extractor(), stream(7, made), lambda rows, images: kept.extend(rows.tolist()))
-    assert made == kept == list(range(UNIT, COUNT))
+    assert made == kept == list(range(400, COUNT))
     for name, array in seen(units).items():
         np.testing.assert_array_equal(array, wanted[name])
     made.clear()
@@ -124,41 +126,71 @@ def test_what_is_stopped_goes_on_after_the_last_finished_unit(tmp_path, wanted):
     assert not made
 
 
-def test_parts_of_processes_that_are_no_more_count_for_nothing(tmp_path, wanted, monkeypatch):
-    """Two processes of which the second dies; then one; its files of the finished unit stay."""
-    units = Units(tmp_path, COUNT)
-    halves = [np.arange(0, UNIT, 2), np.arange(1, UNIT, 2)]
-    for index, rows in enumerate(halves):
-        monkeypatch.setattr(jax, "process_count", lambda: 2)
-        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        units.write(0, rows, extractor()(IMAGES[rows]))
-        if index == 0:
-            units.write(1, UNIT + rows, extractor()(IMAGES[UNIT + rows]))
+def test_single_images_are_joined_to_a_file_for_256(tmp_path):
+    fill(Units(tmp_path, COUNT), extractor(), stream(1))
+    assert names(tmp_path) == ["0-256.0-1", "256-512.0-1", "512-612.0-1"]
+
+
+def names(directory):
+    """Of the files, without the zeros in front of their numbers."""
+    found = (re.sub(r"(^|-)0+(?=\d{1,8}[-.])", r"\1", x.stem) for x in directory.glob("*.npz"))
+    return sorted(found, key=lambda name: int(name.partition("-")[0]))
+
+
+def as_process(monkeypatch, index, count):
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+
+
+def test_batches_that_not_all_processes_have_count_for_nothing(tmp_path, wanted, monkeypatch):
+    """Two processes, of which one dies while it joins its files; then one."""
+    units, found = Units(tmp_path, COUNT), extractor()(IMAGES)
+
+    def write(start, stop, own):
+        units.write(start, stop, own, {name: array[own] for name, array in found.items()})
+
+    for index, stops in ((0, (100, 200, 300, 400)), (1, (100, 200, 300))):
+        as_process(monkeypatch, index, 2)
+        start = 0
+        for stop in stops:
+            write(start, stop, np.arange(start + index, stop, 2))
+            start = stop
+    as_process(monkeypatch, 0, 2)
+    write(0, 300, np.arange(0, 300, 2))
+    units.remove(0, 100)
     monkeypatch.undo()
+    assert units.finished() == 300
+    assert names(tmp_path) == ["0-100.1-2", "0-300.0-2", "100-200.1-2", "200-300.1-2"]
     made = []
     fill(units, extractor(), stream(64, made))
-    assert made == list(range(UNIT, COUNT))
-    assert sorted(file.name for file in tmp_path.glob("*.npz")) == [
-        "000000.0-2.npz",
-        "000000.1-2.npz",
-        "000001.0-1.npz",
-        "000002.0-1.npz",
-    ]
+    assert made == list(range(300, COUNT))
     for name, array in seen(units).items():
         np.testing.assert_array_equal(array, wanted[name])
+    (tmp_path / "000000100-000000200.1-2.npz").unlink()
+    assert units.finished() == 0  # the first process has no file that ends at 100
 
 
-def test_a_damaged_unit_is_named(tmp_path):
+def test_images_that_are_there_twice_are_noticed(tmp_path):
+    units = Units(tmp_path, COUNT)
+    fill(units, extractor(), stream(300))
+    (file,) = tmp_path.glob("*-000000300.*")
+    rows = np.append(np.arange(1, 300), 7)
+    np.savez(file, rows=rows, **extractor()(IMAGES[rows]))
+    with pytest.raises(InputError, match="not of images 0 to 255, each once"):
+        [*units.read()]
+
+
+def test_a_damaged_file_is_named(tmp_path):
     units = Units(tmp_path, COUNT)
     fill(units, extractor(), stream(64))
-    (file,) = tmp_path.glob("000001.*")
+    (file,) = tmp_path.glob("000000256-*")
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(InputError, match=r"000001\.0-1\.npz is damaged .* run the same command"):
+    with pytest.raises(InputError, match=r"000512\.0-1\.npz is damaged .* run the same command"):
         [*units.read()]
     file.unlink()
-    with pytest.raises(InputError, match=r"unit 1 .* is not of images 256 to 511"):
+    with pytest.raises(InputError, match=r"not of images 256 to 611"):
         [*units.read()]
-    assert units.finished() == 1
+    assert units.finished() == 256
 
 
 def test_arrays_are_mapped(tmp_path, wanted):
@@ -182,4 +214,4 @@ def test_twenty_kills_lose_no_image_and_count_none_twice(tmp_path):
     assert done.returncode == 0, done.stderr
     kills, count, again = map(int, done.stdout.split()[-3:])
     assert (kills, count) == (20, 40 * UNIT + 11)
-    assert 0 < again <= kills * (UNIT + 50 + 16)  # the unit, the batch, and what waits to be seen
+    assert 0 < again <= kills * 50  # a batch
