@@ -6,7 +6,7 @@ D pool3 features (2,048), P spatial ones (2,023), R images of the reference, H p
 import dataclasses
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +19,7 @@ from lpd_jax.evaluation.inception import POOL3, SPATIAL
 _BROKEN = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 # Sizes that a covariance in float32 may differ by from its transpose, relative to the largest.
 _ASYMMETRY = 1e-4
+_IMAGES_OF_A_CLASS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Reference:
         pool3: float32 [R, D], for precision and recall; None where the file has none.
         count: images behind mu and sigma; None where the file does not say.
         size: H of the images; None where the file does not say.
-        images: how many images lie in the file itself, see `image_batches`: ADM's are a sample, for
-            precision and recall, of those behind mu and sigma.
+        classes: of the images; None where the file does not say.
+        images: how many images lie in the file itself: ADM's are a sample, for precision and
+            recall, of those behind mu and sigma.
         sha256: of the file, in hexadecimal; empty before there is one.
     """
 
@@ -45,6 +47,7 @@ class Reference:
     pool3: np.ndarray | None = None
     count: int | None = None
     size: int | None = None
+    classes: int | None = None
     images: int = 0
     sha256: str = ""
 
@@ -95,42 +98,6 @@ def write(path: storage.Where, reference: Reference) -> None:
         np.savez(opened, **{name: x for name, x in fields.items() if x is not None})
 
 
-def image_batches(path: storage.Where, batch: int) -> Iterator[np.ndarray]:
-    """The images `arr_0` of a `.npz` file in ADM's format, a batch in memory at a time.
-
-    Args:
-        path: of ADM's references and of samples in its format.
-        batch: images of a batch; the last may have fewer.
-
-    Yields:
-        uint8 [M, H, H, 3].
-
-    Raises:
-        InputError: no such file, damaged, or `arr_0` is not what is said above.
-    """
-    place = storage.path(path)
-    if not place.is_file():
-        raise InputError(f"There is no file of images {place}; check the path.")
-    with storage.local(place) as file:
-        try:
-            with zipfile.ZipFile(file) as archive, archive.open("arr_0.npy") as array:
-                count, height, width, channels = _image_shape(array, str(place))
-                bytes_of_one = height * width * channels
-                for start in range(0, count, batch):
-                    wanted = min(batch, count - start)
-                    data = array.read(wanted * bytes_of_one)
-                    if len(data) < wanted * bytes_of_one:
-                        raise EOFError(f"it ends in image {start + len(data) // bytes_of_one}")
-                    yield np.frombuffer(data, np.uint8).reshape(wanted, height, width, channels)
-        except InputError:
-            raise
-        except _BROKEN as error:
-            raise InputError(
-                f"The images arr_0 of {place} cannot be read ({storage.brief(error)}); fetch or "
-                "make the file again."
-            ) from error
-
-
 def _image_shape(array: IO[bytes], where: str) -> tuple[int, ...]:
     """Shape of the images of an open `.npy`, which is then at its first image."""
     version = np.lib.format.read_magic(array)
@@ -177,9 +144,22 @@ def _reference(arrays: Mapping[str, np.ndarray], file: Path, where: str, sha256:
         pool3=pool3,
         count=int(arrays["count"]) if "count" in arrays else None,
         size=int(arrays["size"]) if "size" in arrays else shape[1],
+        classes=_classes(arrays, shape[0]),
         images=shape[0],
         sha256=sha256,
     )
+
+
+def _classes(arrays: Mapping[str, np.ndarray], images: int) -> int | None:
+    """How many classes there are; ADM's labelled files have a label of each of their images."""
+    if "classes" in arrays:
+        return int(arrays["classes"])
+    labels = arrays["arr_1"] if images and "arr_1" in arrays else np.empty(0)
+    if labels.shape != (images,) or not np.issubdtype(labels.dtype, np.integer):
+        return None
+    count = int(labels.max()) + 1
+    # Of fewer images, some classes may be absent.
+    return count if images >= _IMAGES_OF_A_CLASS * count else None
 
 
 def _statistics(

@@ -129,7 +129,8 @@ def _by_network(
     of, found, reference = measuring.network(chosen.inception), None, {}
     if chosen.reference:  # whether it fits shows before hours of work
         batch_size = config.sample.batch_size
-        found = measuring.real(chosen.reference, of, source.size, workdir, batch_size)
+        how = (source.size, workdir, batch_size, source.classes)
+        found = measuring.real(chosen.reference, of, *how)
         own = found.reference
         reference = {"name": own.name, "sha256": own.sha256, "count": own.count}
     else:

@@ -132,7 +132,7 @@ def _fid(
     labels = measuring.balanced(config.train.fid_images, classes)
     network = measuring.network(chosen.inception)
     batch_size, size = config.sample.batch_size, sampler(None).image_size
-    real = measuring.real(chosen.reference, network, size, workdir, batch_size)
+    real = measuring.real(chosen.reference, network, size, workdir, batch_size, classes)
     # Once: they compile their programs, and training leaves the tokenizer as it is.
     look, decode = measuring.Extractor(network), measuring.decoder_of_codes(sampler(None))
 

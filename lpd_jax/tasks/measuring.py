@@ -45,6 +45,7 @@ class Source:
         size: (H, W).
         stream: index of the first image to make -> batches of it and all after it, in order.
         labels: int [count] of generated images; None where no class was asked for.
+        classes: how many there are; None where that is not known.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Source:
     size: tuple[int, int]
     stream: Callable[[int], Iterable[Any]]
     labels: np.ndarray | None = None
+    classes: int | None = None
 
     @property
     def shown(self) -> np.ndarray:
@@ -81,7 +83,8 @@ def generated(
         count: how many images.
         load: of `loader`; called when images are needed.
     """
-    labels = balanced(count, about["config"]["num_classes"])
+    classes = about["config"]["num_classes"]
+    labels = balanced(count, classes)
     settings = {
         "seed": config.seed,
         "model": about["identity"],
@@ -98,7 +101,7 @@ def generated(
         return developed(batches, decode, skipped=first - start)
 
     name = results.name(settings, section.steps, of=f"{count}images")
-    return Source(name, settings, count, tuple(about["image_size"]), stream, labels)
+    return Source(name, settings, count, tuple(about["image_size"]), stream, labels, classes)
 
 
 Loader = Callable[[], tuple[Sampler, Extractor]]
@@ -154,12 +157,12 @@ def given(path: str, batch_size: int) -> Source:
     """Images made elsewhere: a folder or an `.npz`; `batch_size` and more are read at a time."""
     found = image_sets.open_images(path)
     settings = {"images": str(found.path), "identity": found.identity}
-
-    def stream(first: int) -> Iterable[Any]:
-        return found.batches(first, at_once)
     # As many as the devices of all processes look at without blank ones among them.
     full = AT_ONCE * len(jax.local_devices()) * jax.process_count()
     at_once = full * math.ceil(batch_size / full)
+
+    def stream(first: int) -> Iterable[Any]:
+        return found.batches(first, at_once)
 
     name = f"given-{found.path.stem[:24]}-{found.identity[:8]}"
     return Source(name, settings, found.count, found.size, stream)
@@ -181,7 +184,8 @@ def of_data(config: ConfigDict, split: str) -> Source:
 
     settings = {"data": config.data, "split": split}
     name = f"{config.data.source}-{split}-{size}-{digest(settings)}"
-    return Source(name, settings, len(source), (size, size), stream)
+    classes = len(source.class_names)
+    return Source(name, settings, len(source), (size, size), stream, classes=classes)
 
 
 def check_square(source: Source) -> None:
@@ -271,7 +275,12 @@ class Real:
 
 
 def real(
-    path: str, of: FeatureNetwork, size: tuple[int, int], workdir: storage.Path, batch_size: int
+    path: str,
+    of: FeatureNetwork,
+    size: tuple[int, int],
+    workdir: storage.Path,
+    batch_size: int,
+    classes: int | None = None,
 ) -> Real:
     """The reference at a path: a folder of images, or an `.npz` of statistics or of images.
 
@@ -280,15 +289,22 @@ def real(
         of: network, to look at images with.
         size: (H, W) of the images to be judged.
         workdir: keeps the features of the reference's images, in `references`.
-        batch_size: images that are read at a time.
+        batch_size: images that are read at a time, or as many more as devices take without waste.
+        classes: of the images to be judged; None where that is not known.
 
     Raises:
-        InputError: there is none; of another resolution, or of other features.
+        InputError: there is none; of another resolution, of other features, or of another number of
+            classes where it says how many.
     """
     place, source = storage.path(path), None
     if place.is_file() and image_sets.holds(place, ("mu", "ref_mu")):
         found = references.read(place)
         _check_side(path, found.size, size)
+        if None not in (classes, found.classes) and classes != found.classes:
+            raise InputError(
+                f"the reference {path} is of images of {found.classes} classes and those to be "
+                f"judged are of {classes}; take a reference of the same classes."
+            )
         if found.images and found.pool3 is None:
             source = given(path, batch_size)
         return Real(found, source)

@@ -50,6 +50,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
             with writing(file.parent), scores.scratch(units.directory) as scratch:
                 seen = scores.gather(units, storage.path(scratch))
                 found = scores.reference_of(seen, source.name, source.size[0], section.pool3)
+                found = dataclasses.replace(found, classes=source.classes)
                 # Without images for precision and recall rather than with none of them.
                 found = found if section.pool3 else dataclasses.replace(found, pool3=None)
                 references.write(file, found)

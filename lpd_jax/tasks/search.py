@@ -89,7 +89,8 @@ def _judge(
     of = measuring.network(chosen.inception)
     if not chosen.reference:
         raise InputError("a search by FID needs a reference; give --config.evaluate.reference=...")
-    real = measuring.real(chosen.reference, of, size, workdir, config.sample.batch_size)
+    how = (size, workdir, config.sample.batch_size, about["config"]["num_classes"])
+    real = measuring.real(chosen.reference, of, *how)
     # Precision and recall choose nothing here, and cost most.
     few = measuring.Real(dataclasses.replace(real.reference, pool3=None))
 

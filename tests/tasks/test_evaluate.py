@@ -157,7 +157,7 @@ def test_references_are_written_from_a_folder_and_from_the_data(workdir, small, 
         seen = {name: found[name] for name in ("mu", "sigma")}
     config.reference.update(images="", split="heldout", path=str(tmp_path / "digits.npz"), pool3=9)
     with np.load(reference.run(config, tmp_path)) as found:
-        assert found["count"] == 450 and found["pool3"].shape == (9, 12)
+        assert found["count"] == 450 and found["pool3"].shape == (9, 12) and found["classes"] == 10
         assert np.abs(found["mu"] - seen["mu"]).max() > 0.1
     config.reference.path = "digits.npy"
     with pytest.raises(InputError, match=r"digits\.npy must end in \.npz"):
@@ -168,6 +168,7 @@ WRONG = {
     "size": ({"evaluate_reference": "other"}, "of 16x16 pixels and those to be judged have 32x32"),
     "count": ({"evaluate_num_images": 0}, "say how many images to generate"),
     "nan": ({"evaluate_reference": "nan.npz"}, "NaN or infinity"),
+        assert "classes" not in found
     "features": ({"evaluate_reference": "few.npz"}, r"\[12\] and \[12, 12\]; those of Inception"),
     "mixed": ({"evaluate_images": "mixed"}, "is of 9x9 pixels and the first image"),
     "single": ({"evaluate_images": "single"}, "holds 1 image"),
@@ -183,6 +184,10 @@ def test_what_does_not_fit_gets_a_sentence_before_an_image_is_made(
         (tmp_path / name).mkdir()
         for i, side in enumerate(sides):
             Image.new("RGB", (side, side)).save(tmp_path / name / f"{i}.png")
+    "classes": (
+        {"evaluate_reference": "classes.npz"},
+        "of 3 classes and those to be judged are of 10",
+    ),
     nan = {"mu": np.full(2048, np.nan), "sigma": np.eye(2048)}
     np.savez(tmp_path / "nan.npz", **nan)
     write_reference(tmp_path / "few.npz", Reference(np.zeros(12), np.eye(12), "few"))
@@ -199,6 +204,7 @@ def test_a_full_disk_loses_nothing(workdir, small, tmp_path, monkeypatch):
     written, whole_write = [], keeping.write_pngs
 
     def full(directory, rows, images):
+    np.savez(tmp_path / "classes.npz", mu=np.zeros(2048), sigma=np.eye(2048), classes=3)
         if directory.name == "images" and rows[-1] > 200:
             raise OSError(28, "No space left on device")
         written.extend(rows.tolist() if directory.name == "images" else ())
