@@ -231,7 +231,7 @@ def get_config() -> ConfigDict:
             "inception": "",  # weights of Inception-v3; without, a judge fitted to real images
             "reference": "",  # statistics (.npz) or images (folder, .npz) to compare with
             "real_images": 4096,  # of each split, that the judge without weights takes at most
-            "lpips": "",  # weights of LPIPS, for what="tokenizer"
+            "lpips": "",  # weights of LPIPS: for what="tokenizer", and images without inception
         }
     )
     config.reference = ConfigDict(

@@ -78,6 +78,17 @@ FIGURES: dict[str, dict[str, Figure]] = {
             "the distance over that between two sets of real images",
             at_most=True,
         ),
+        "samples.frechet_vgg": Figure(
+            "Fréchet distance, VGG16",
+            "to held-out images in features of VGG16",
+            real="samples.frechet_vgg_floor",
+            at_most=True,
+        ),
+        "samples.frechet_vgg_ratio": Figure(
+            "Fréchet over floor, VGG16",
+            "the distance over that between two sets of real images",
+            at_most=True,
+        ),
         "samples.frechet_few_to_full": Figure(
             "Fréchet, few over full steps",
             "what the parallel steps cost: 1 is nothing",

@@ -30,6 +30,35 @@ class Looks(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class RealFeatures:
+    """Features of real images, for Fréchet distances of few images: as many of each side.
+
+    Attributes:
+        train, heldout: float64 [M, D].
+    """
+
+    train: np.ndarray
+    heldout: np.ndarray
+
+    def frechet(self, features: np.ndarray) -> float:
+        """Fréchet distance of features [M, D], see `pixels.frechet_distance`, to the held-out."""
+        size = self._size(len(features))
+        if size < 2:
+            return math.nan
+        return pixels.frechet_distance(features, self.heldout, size)
+
+    def frechet_floor(self, count: int) -> float:
+        """The distance that `count` images of a perfect generator have."""
+        size = self._size(count)
+        real = np.concatenate([self.train, self.heldout])
+        return pixels.frechet_floor(real, size) if size > 1 else math.nan
+
+    def _size(self, count: int) -> int:
+        """Images in a distance: two disjoint sets of real ones must have them as well."""
+        return min(count, len(self.heldout), (len(self.train) + len(self.heldout)) // 2)
+
+
+@dataclasses.dataclass(frozen=True)
 class Judge:
     """A classifier of real images, and the real images in gray.
 
@@ -40,14 +69,13 @@ class Judge:
         classifier: learned from the training images; None when they have a single class.
         heldout_hits: float64 [M], 1 where it is right on a held-out image, else 0.
         heldout_labels: int [M], one of each real image to be generated.
-        train, heldout: float64 [M, D], see `pixels.features`.
+        real: images in gray, see `pixels.features`.
     """
 
     classifier: Classifier | None
     heldout_hits: np.ndarray
     heldout_labels: np.ndarray
-    train: np.ndarray
-    heldout: np.ndarray
+    real: RealFeatures
 
     @property
     def heldout_accuracy(self) -> float:
@@ -90,16 +118,11 @@ class Judge:
 
     def frechet(self, looks: Looks) -> float:
         """Fréchet distance of M images to the held-out ones, as many of each."""
-        size = self._size(len(looks.levels))
-        if size < 2:
-            return math.nan
-        return pixels.frechet_distance(looks.levels, self.heldout, size)
+        return self.real.frechet(looks.levels)
 
     def frechet_floor(self, count: int) -> float:
         """The distance that `count` images of a perfect generator have."""
-        size = self._size(count)
-        real = np.concatenate([self.train, self.heldout])
-        return pixels.frechet_floor(real, size) if size > 1 else math.nan
+        return self.real.frechet_floor(count)
 
     def near_copies(self, looks: Looks) -> float:
         """Share of images that are nearly training images."""
@@ -107,14 +130,11 @@ class Judge:
 
     def near_copies_heldout(self) -> float:
         """The same share of the held-out images."""
-        return self._near_copies(self.heldout)
+        return self._near_copies(self.real.heldout)
 
     def _near_copies(self, images: np.ndarray) -> float:
-        return pixels.near_copies(images, self.train) if len(self.train) > 1 else math.nan
-
-    def _size(self, count: int) -> int:
-        """Images in a distance: two disjoint sets of real ones must have them as well."""
-        return min(count, len(self.heldout), (len(self.train) + len(self.heldout)) // 2)
+        train = self.real.train
+        return pixels.near_copies(images, train) if len(train) > 1 else math.nan
 
 
 def fit_judge(
@@ -126,8 +146,7 @@ def fit_judge(
         classifier=classifier,
         heldout_hits=_hits(_seen(classifier, heldout[0]), heldout[1]),
         heldout_labels=heldout[1],
-        train=pixels.features(pixels.gray(train[0])),
-        heldout=pixels.features(pixels.gray(heldout[0])),
+        real=RealFeatures(*(pixels.features(pixels.gray(x)) for x in (train[0], heldout[0]))),
     )
 
 

@@ -22,8 +22,8 @@ def gray(images: np.ndarray, side: int | None = None) -> np.ndarray:
 
 
 def features(levels: np.ndarray) -> np.ndarray:
-    """Gray levels uint8 [M, D] -> float64 [M, D] in [0, 1]; features themselves stay."""
-    return levels / 255 if levels.dtype == np.uint8 else levels
+    """Gray levels uint8 [M, D] -> float64 [M, D] in [0, 1]; features keep their values."""
+    return levels / 255 if levels.dtype == np.uint8 else np.asarray(levels, np.float64)
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray, size: int | None = None, seed: int = 0) -> float:
@@ -37,7 +37,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray, size: int | None = None, seed
     product stumbles over.
 
     Args:
-        a, b: float64 features or uint8 levels [M_a, D] and [M_b, D], at least two rows each.
+        a, b: features or uint8 levels [M_a, D] and [M_b, D], at least two rows each.
         size: uses this many rows of each, drawn by `seed`; all by default.
     """
     if size is not None:

@@ -168,6 +168,23 @@ def _evaluation(config: ConfigDict) -> None:
             raise InputError(f"{field}: there is nothing at {path}.")
     if chosen.images and chosen.keep:
         raise InputError("evaluate.keep is of generated images; leave it out with evaluate.images.")
+    if chosen.lpips and chosen.what == "images":
+        if chosen.inception:
+            raise InputError(
+                "evaluate.lpips is of images that are judged without evaluate.inception, or of "
+                "evaluate.what=tokenizer; leave one of the two out."
+            )
+        if not (chosen.images or chosen.num_images):
+            raise InputError(
+                "evaluate.num_images=0: with evaluate.lpips, say how many images to generate, "
+                "such as --config.evaluate.num_images=5000."
+            )
+    unused = [name for name in ("images", "keep", "reference") if chosen[name]]
+    if chosen.what == "tokenizer" and unused:
+        raise InputError(
+            f"evaluate.what=tokenizer judges held-out images of config.data against themselves, "
+            f"and keeps none; leave out evaluate.{' and evaluate.'.join(unused)}."
+        )
     for name in ("guidances", "temperatures", "repulsions"):
         for value in config.search[name]:
             checks.number(f"search.{name}", value, 0)

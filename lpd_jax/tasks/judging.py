@@ -1,12 +1,13 @@
-"""Figures without any downloaded network, by a judge that is fitted to real images.
+"""Figures without Inception-v3, by a judge that is fitted to real images.
 
-At most `evaluate.real_images` images of each split, always the same, stand for the real ones.
+At most `evaluate.real_images` images of each split, always the same, stand for the real ones. With
+`evaluate.lpips` a Fréchet distance of features of VGG16 stands beside that of gray pixels.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,30 +17,58 @@ from lpd_jax import distributed, storage
 from lpd_jax.errors import InputError
 from lpd_jax.evaluation import scores
 from lpd_jax.evaluation.figures import ratio
-from lpd_jax.evaluation.judge import Judge, Looks, fit_judge, look_at
+from lpd_jax.evaluation.judge import Judge, Looks, RealFeatures, fit_judge, look_at
+from lpd_jax.evaluation.looking import Extractor, FeatureNetwork
+from lpd_jax.pixels import to_unit
 from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import build, measuring, results
 from lpd_jax.tasks.workdir import digest, done, plain, writing
 
 FEATURES = "gray levels of at most 32x32 pixels (Fréchet distance), of 8x8 (classifier)"
+VGG_FEATURES = "mean of relu5_3 over the pixels (512), of images as they are"
+
+
+class VggFeatures(NamedTuple):
+    """float32 [B, 512], see `vgg.features`."""
+
+    vgg: jax.Array
+
+
+def real_images(config: ConfigDict) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of the splits train and heldout, at most `evaluate.real_images` of each."""
+    most = config.evaluate.real_images
+    return [build.labelled_images(config.data, split, most) for split in ("train", "heldout")]
 
 
 def fit(config: ConfigDict) -> Judge:
     """The judge of `config.data`."""
-    most = config.evaluate.real_images
-    splits = (build.labelled_images(config.data, split, most) for split in ("train", "heldout"))
-    return fit_judge(*splits)
+    return fit_judge(*real_images(config))
+
+
+def vgg_network(path: str) -> FeatureNetwork:
+    """VGG16 with the weights at `path`.
+
+    Raises:
+        InputError: there are none, or they are of another network.
+    """
+    from lpd_jax.evaluation import vgg
+
+    def apply(variables: Any, images: jax.Array) -> VggFeatures:
+        return VggFeatures(vgg.features(variables, to_unit(images)))
+
+    found = vgg.load(path)
+    return FeatureNetwork(found.name, found.sha256, apply, found.variables)
 
 
 class JudgeLook:
-    """A `looking.Look` that is a judge."""
+    """A `looking.Look` that is a judge, and VGG16 where there is one."""
 
-
-    def __init__(self, judge: Judge):
-        self._judge = judge
+    def __init__(self, judge: Judge, vgg: Extractor | None = None):
+        self._judge, self._vgg = judge, vgg
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        return self._judge.look(images)._asdict()
+        found = self._judge.look(images)._asdict()
+        return found | self._vgg(images) if self._vgg else found
 
 
 def by_heldout(
@@ -71,17 +100,39 @@ def by_units(
     config: ConfigDict, source: measuring.Source, directory: storage.Path, names: list[str]
 ) -> dict[str, Any]:
     """Figures of any number of images, generated or given; see `by_heldout` for the settings."""
-    judge = fit(config)
+    splits, keep = real_images(config), config.evaluate.keep
+    judge = fit_judge(*splits)
     what = {"data": plain(config.data), "real_images": config.evaluate.real_images}
-    look, keep = JudgeLook(judge), config.evaluate.keep
+    network = vgg_network(config.evaluate.lpips) if config.evaluate.lpips else None
+    vgg, real = None, None
+    if network is not None:
+        what["vgg"], vgg = network.identity, Extractor(network)
+        real = RealFeatures(*(np.float64(vgg(images)["vgg"]) for images, _ in splits))
+    look = JudgeLook(judge, vgg)
     units = measuring.look_at(source, look, f"looks-{digest(what)}", directory, keep)
 
     def compute() -> dict[str, Any]:
         with scores.scratch(units.directory) as scratch:
             looks = Looks(**units.mapped(Looks._fields, storage.path(scratch)))
-            return _figures(config, judge, looks, source.labels, names)
+            found = _figures(config, judge, looks, source.labels, names)
+            if real is not None:
+                seen = units.mapped(("vgg",), storage.path(scratch))["vgg"]
+                found["samples"] |= _vgg_figures(real, seen)
+                found["vgg"] = {"name": network.name, "sha256": network.identity}
+                found["vgg"] |= {"features": VGG_FEATURES}
+            return found
 
     return distributed.decided(compute)
+
+
+def _vgg_figures(real: RealFeatures, seen: np.ndarray) -> dict[str, float]:
+    """The distance of features [M, 512], and that of as many real images."""
+    value, floor = real.frechet(seen), real.frechet_floor(len(seen))
+    return {
+        "frechet_vgg": value,
+        "frechet_vgg_floor": floor,
+        "frechet_vgg_ratio": ratio(value, floor),
+    }
 
 
 def _figures(

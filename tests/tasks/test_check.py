@@ -72,6 +72,22 @@ def test_the_pipeline_does_not_start(field, value, says, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_an_evaluation_would_leave_unused_is_refused(tmp_path):
+    for fields, says in (
+        ({"what": "tokenizer", "images": str(tmp_path)}, r"leave out evaluate\.images"),
+        ({"what": "tokenizer", "keep": "png"}, r"and keeps none; leave out evaluate\.keep"),
+        ({"images": str(tmp_path), "keep": "png"}, r"evaluate\.keep is of generated images"),
+        ({"lpips": str(tmp_path)}, "say how many images to generate"),
+        ({"lpips": str(tmp_path), "inception": str(tmp_path)}, "leave one of the two out"),
+    ):
+        config = digits.get_config()
+        config.evaluate.update(fields)
+        with pytest.raises(InputError, match=says):
+            check.config(config, "evaluate")
+    config.evaluate.update(what="tokenizer")
+    check.config(config, "evaluate")
+
+
 def test_an_empty_data_path_is_not_the_current_directory():
     config = folder.get_config()
     for task in ("train_tokenizer", "encode", "pipeline", "evaluate"):

@@ -10,14 +10,14 @@ from PIL import Image
 from lpd_jax import parallel
 from lpd_jax.data import image_sets
 from lpd_jax.errors import InputError
-from lpd_jax.evaluation import keeping, reconstruction, units
+from lpd_jax.evaluation import keeping, pixels, reconstruction, units
 from lpd_jax.evaluation.distances import frechet
-from lpd_jax.evaluation.looking import Extractor
+from lpd_jax.evaluation.looking import Extractor, FeatureNetwork
 from lpd_jax.evaluation.reference import Reference
 from lpd_jax.evaluation.reference import write as write_reference
 from lpd_jax.models.tokenizer import to_uint8
 from lpd_jax.pixels import to_unit
-from lpd_jax.tasks import build, evaluate, measuring, reference
+from lpd_jax.tasks import build, evaluate, judging, measuring, reference
 from lpd_jax.trained import load_tokenizer
 from tests.evaluation.test_units import network
 from tests.tasks import models
@@ -133,7 +133,7 @@ def test_kept_images_are_judged_as_the_generated_ones(workdir, whole, small, tmp
         assert report["model"] == "" and report["evaluation"]["images"] == str(path)
 
 
-def test_a_judge_without_weights_takes_any_number_of_images(workdir, whole, tmp_path):
+def test_a_judge_without_weights_takes_any_number_of_images(workdir, whole, tmp_path, monkeypatch):
     none = {"evaluate_inception": "", "evaluate_reference": ""}
     one, directory = run(workdir, tmp_path, **none)
     np.testing.assert_array_equal(images(directory), images(whole[1]))
@@ -141,10 +141,24 @@ def test_a_judge_without_weights_takes_any_number_of_images(workdir, whole, tmp_
     assert sum(row["count"] for row in one["classes"].values()) == 300
     assert "gray levels" in one["features"] and "fid" not in one
     given = {"evaluate_images": str(directory / "images.npz"), "evaluate_keep": ""}
-    report, _ = run(workdir, tmp_path / "given", **none, **given)
+    monkeypatch.setattr(judging, "vgg_network", lambda path: FeatureNetwork("vgg", path, few, None))
+    report, _ = run(workdir, tmp_path / "given", **none, **given, evaluate_lpips="w.ckpt")
+    samples = report["samples"]
     for name in ("count", "frechet", "near_copies"):
-        assert report["samples"][name] == one["samples"][name]
-    assert "class_accuracy" not in report["samples"]
+        assert samples[name] == one["samples"][name]
+    assert "class_accuracy" not in samples
+    train, heldout = (few(None, x).vgg for x, _ in judging.real_images(models.tiny()))
+    made = few(None, images(directory)).vgg
+    expected = pixels.frechet_distance(made, heldout, 300)
+    assert samples["frechet_vgg"] == pytest.approx(expected, rel=1e-6)
+    floor = pixels.frechet_floor(np.concatenate([train, heldout]), 300)
+    assert samples["frechet_vgg_ratio"] == pytest.approx(expected / floor, rel=1e-6)
+    assert report["vgg"]["sha256"] == "w.ckpt"
+
+
+def few(params, images):
+    """In place of VGG16: the mean of each colour in each quarter."""
+    return judging.VggFeatures(images.reshape(-1, 2, 16, 2, 16, 3).mean((2, 4)).reshape(-1, 12))
 
 
 def test_references_are_written_from_a_folder_and_from_the_data(workdir, small, tmp_path):
@@ -154,6 +168,7 @@ def test_references_are_written_from_a_folder_and_from_the_data(workdir, small, 
     file = reference.run(config, tmp_path)
     with np.load(file) as found:
         assert found["count"] == 60 and found["pool3"].shape == (60, 12) and found["size"] == 32
+        assert "classes" not in found
         seen = {name: found[name] for name in ("mu", "sigma")}
     config.reference.update(images="", split="heldout", path=str(tmp_path / "digits.npz"), pool3=9)
     with np.load(reference.run(config, tmp_path)) as found:
@@ -168,8 +183,11 @@ WRONG = {
     "size": ({"evaluate_reference": "other"}, "of 16x16 pixels and those to be judged have 32x32"),
     "count": ({"evaluate_num_images": 0}, "say how many images to generate"),
     "nan": ({"evaluate_reference": "nan.npz"}, "NaN or infinity"),
-        assert "classes" not in found
     "features": ({"evaluate_reference": "few.npz"}, r"\[12\] and \[12, 12\]; those of Inception"),
+    "classes": (
+        {"evaluate_reference": "classes.npz"},
+        "of 3 classes and those to be judged are of 10",
+    ),
     "mixed": ({"evaluate_images": "mixed"}, "is of 9x9 pixels and the first image"),
     "single": ({"evaluate_images": "single"}, "holds 1 image"),
 }
@@ -184,12 +202,9 @@ def test_what_does_not_fit_gets_a_sentence_before_an_image_is_made(
         (tmp_path / name).mkdir()
         for i, side in enumerate(sides):
             Image.new("RGB", (side, side)).save(tmp_path / name / f"{i}.png")
-    "classes": (
-        {"evaluate_reference": "classes.npz"},
-        "of 3 classes and those to be judged are of 10",
-    ),
     nan = {"mu": np.full(2048, np.nan), "sigma": np.eye(2048)}
     np.savez(tmp_path / "nan.npz", **nan)
+    np.savez(tmp_path / "classes.npz", mu=np.zeros(2048), sigma=np.eye(2048), classes=3)
     write_reference(tmp_path / "few.npz", Reference(np.zeros(12), np.eye(12), "few"))
     fields = {
         name: str(tmp_path / value) if isinstance(value, str) else value
@@ -204,7 +219,6 @@ def test_a_full_disk_loses_nothing(workdir, small, tmp_path, monkeypatch):
     written, whole_write = [], keeping.write_pngs
 
     def full(directory, rows, images):
-    np.savez(tmp_path / "classes.npz", mu=np.zeros(2048), sigma=np.eye(2048), classes=3)
         if directory.name == "images" and rows[-1] > 200:
             raise OSError(28, "No space left on device")
         written.extend(rows.tolist() if directory.name == "images" else ())
