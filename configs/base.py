@@ -248,6 +248,7 @@ def get_config() -> ConfigDict:
             "temperatures": (),
             "repulsions": (),
             "num_images": 10_000,  # for each
+            "final": True,  # then `evaluate` with the best, on evaluate.num_images
         }
     )
     config.likelihood = ConfigDict(

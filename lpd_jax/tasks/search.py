@@ -1,4 +1,4 @@
-"""Task: finds the guidance, temperature and repulsion under which images are best.
+"""Task: finds guidance, temperature and repulsion under which images are best, and judges those.
 
     python -m lpd_jax search --config=lpd_256:XL --workdir=runs/xl --checkpoint=weights/xl \\
         --config.search.guidances=3,4,5,6 \\
@@ -7,7 +7,8 @@
 
 Each combination is judged by the FID of `search.num_images` images; without weights, by the
 distance of the judge. Figures of few images are biased upwards, all alike, so that they choose but
-do not compare with others: the command that it prints judges the best on evaluate.num_images.
+do not compare with others: the last run, `evaluate` with the best on evaluate.num_images, does.
+With --config.search.final=false its command is printed instead.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from ml_collections import ConfigDict
 
 from lpd_jax import storage
 from lpd_jax.errors import InputError
-from lpd_jax.tasks import build, judging, measuring
+from lpd_jax.tasks import build, evaluate, judging, measuring
 from lpd_jax.tasks.workdir import alone, claim, digest, plain, timed, write_json, writing
 from lpd_jax.viz import plots
 
@@ -33,7 +34,7 @@ LAST = "search.json"
 
 
 def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
-    """Judges every combination; returns the directory of `search.{json,md,png}`.
+    """Judges every combination, then the best; returns the directory of `search.{json,md,png}`.
 
     What was judged already is not judged again.
 
@@ -41,6 +42,11 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
         InputError: a setting, the weights or the reference do not fit the model.
     """
     workdir, chosen = storage.path(workdir), config.search
+    if chosen.final and config.evaluate.inception and not config.evaluate.num_images:
+        raise InputError(
+            "evaluate.num_images=0: say on how many images the best is to be judged, such as "
+            "--config.evaluate.num_images=50000; or leave that out, --config.search.final=false."
+        )
     about = build.about(config, workdir)
     load = measuring.loader(config, workdir)
     base = judging.section(config, config.evaluate.steps)
@@ -50,7 +56,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
         "seed": config.seed,
         "model": about["identity"],
         "sample": build.deciding(base),
-        "search": plain(chosen),
+        "search": {name: value for name, value in plain(chosen).items() if name != "final"},
         "by": by,
     }
     directory = workdir / "search" / f"{metric}-seed{config.seed}-{digest(settings)}"
@@ -69,6 +75,10 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
             with writing(directory):
                 _write(directory, rows, best, metric, chosen.num_images)
     _LOG.info("search: the best is judged by\n%s", final(sys.argv, best))
+    if chosen.final:
+        last = config.copy_and_resolve_references()
+        last.sample.update({name: best[name] for name in NAMES})
+        evaluate.run(last, workdir)
     return directory
 
 

@@ -28,6 +28,7 @@ def workdir(tmp_path_factory):
 def config(**search_fields):
     tiny = models.tiny()
     tiny.search.update(num_images=64, **search_fields)
+    tiny.evaluate.num_images = 64
     return tiny
 
 
@@ -48,16 +49,22 @@ def test_every_combination_is_judged_once(workdir, monkeypatch, caplog):
     with Image.open(directory / "search.png") as curve:
         assert np.ptp(np.asarray(curve.convert("L"))) > 50
 
+    last = json.loads((workdir / "report/report.json").read_text())
+    assert last["fid"]["value"] == best["fid"] and last["evaluation"]["count"] == 64
+    assert last["evaluation"]["sampling"]["guidance"] == best["guidance"]
+
     monkeypatch.setattr(build, "sampler", None)  # nothing is made again
     search.run(some, workdir)
     assert json.loads((directory / "search.json").read_text()) == found
 
 
 def test_without_weights_the_judge_chooses(workdir):
-    directory = search.run(config(repulsions=(0.0, 1.0)), workdir)
+    before = {*workdir.glob("report/*/report.json")}
+    directory = search.run(config(repulsions=(0.0, 1.0), final=False), workdir)
     found = json.loads((directory / "search.json").read_text())
     assert found["metric"] == "frechet" and len(found["rows"]) == 2
     assert found["best"]["frechet"] == min(row["frechet"] for row in found["rows"])
+    assert {*workdir.glob("report/*/report.json")} == before
 
 
 def test_a_search_by_fid_needs_a_reference(workdir, monkeypatch):
@@ -65,6 +72,9 @@ def test_a_search_by_fid_needs_a_reference(workdir, monkeypatch):
     some = config(guidances=(1.0, 2.0))
     some.evaluate.inception = "weights"
     with pytest.raises(InputError, match="needs a reference"):
+        search.run(some, workdir)
+    some.evaluate.num_images = 0
+    with pytest.raises(InputError, match="on how many images the best is to be judged"):
         search.run(some, workdir)
 
 
