@@ -198,9 +198,9 @@ def precision_recall(
 
     Args:
         real: [N_real, D], ADM: 10,000 images of its reference batch.
-        fake: [N_fake, D], generated.
+        fake: [N_fake, D], generated. Where they are mapped from a file they stay there.
         k: which neighbour.
-        block: rows of the pieces; `block * block` distances are in memory at once.
+        block: rows of the pieces; two of them and `block * block` distances are in memory at once.
 
     Raises:
         InputError: k images or fewer on a side, sizes that differ, features that are not finite.
@@ -211,7 +211,8 @@ def precision_recall(
                 f"Precision and recall with {k} neighbours need at least {k + 1} {name} images; "
                 f"there are {len(features)}."
             )
-        if not np.isfinite(features).all():
+        parts = (features[start : start + block] for start in range(0, len(features), block))
+        if not all(np.isfinite(part).all() for part in parts):
             raise InputError(f"Features of {name} images are not finite; look at these images.")
     if real.shape[1] != fake.shape[1]:
         raise InputError(
@@ -220,11 +221,10 @@ def precision_recall(
         )
     centre = np.mean(real, axis=0, dtype=np.float64).astype(np.float32)
     block = min(block, max(len(real), len(fake)))
-    real, fake = (np.asarray(x, np.float32) - centre for x in (real, fake))
-    radii_real, radii_fake = (_radii(x, k, block) for x in (real, fake))
+    radii_real, radii_fake = (_radii(x, k, block, centre) for x in (real, fake))
     inside_real, inside_fake = np.zeros(len(real), bool), np.zeros(len(fake), bool)
-    for rows, x in _blocks(fake, block):
-        for columns, y in _blocks(real, block):
+    for rows, x in _blocks(fake, block, centre):
+        for columns, y in _blocks(real, block, centre):
             fakes, reals = _inside(
                 x, y, _padded(radii_fake[rows], block, -1), _padded(radii_real[columns], block, -1)
             )
@@ -233,26 +233,29 @@ def precision_recall(
     return PrecisionRecall(float(inside_fake.mean()), float(inside_real.mean()))
 
 
-def _radii(x: np.ndarray, k: int, block: int) -> np.ndarray:
+def _radii(x: np.ndarray, k: int, block: int, centre: np.ndarray) -> np.ndarray:
     """float32 [N]: squared distance of each row of x [N, D] to its k-th neighbour among them."""
     radii = []
-    for rows, part in _blocks(x, block):
+    for rows, part in _blocks(x, block, centre):
         # A row is its own nearest neighbour, hence k + 1.
-        near = [np.asarray(_nearest(part, other, k + 1)) for _, other in _blocks(x, block)]
+        near = [np.asarray(_nearest(part, other, k + 1)) for _, other in _blocks(x, block, centre)]
         near = np.partition(np.concatenate(near, axis=1), k, axis=1)[:, k]
         radii.append(near[: rows.stop - rows.start])
     return np.concatenate(radii)
 
 
-def _blocks(x: np.ndarray, block: int) -> Iterator[tuple[slice, tuple[np.ndarray, np.ndarray]]]:
-    """Pieces of x [N, D]: which rows; those padded to `block`, with their squared lengths.
+def _blocks(
+    x: np.ndarray, block: int, centre: np.ndarray
+) -> Iterator[tuple[slice, tuple[np.ndarray, np.ndarray]]]:
+    """Pieces of x [N, D]: which rows; those about `centre`, padded to `block`; squared lengths.
 
     The length of a row of padding is infinite: it is far from everything.
     """
     for start in range(0, len(x), block):
         rows = slice(start, min(start + block, len(x)))
-        lengths = np.square(x[rows]).sum(axis=1)
-        yield rows, (_padded(x[rows], block, 0), _padded(lengths, block, np.inf))
+        part = np.asarray(x[rows], np.float32) - centre
+        lengths = np.square(part).sum(axis=1)
+        yield rows, (_padded(part, block, 0), _padded(lengths, block, np.inf))
 
 
 def _padded(x: np.ndarray, block: int, value: float) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Against SciPy, scikit-learn and closed forms."""
+"""Against SciPy, scikit-learn, torch-fidelity, clean-fid and closed forms."""
+
+import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from lpd_jax.evaluation.distances import (
     inception_score_adm,
     precision_recall,
 )
+from tests.reference import metrics
 
 
 def gaussian(seed, size, count=None, mean=0.0):
@@ -130,6 +134,31 @@ def test_the_error_of_fewer_images_than_features_is_finite():
         frechet_error(x[:1], *gaussian(1, 50))
 
 
+def test_the_figures_of_torch_fidelity_and_clean_fid(request):
+    """On the same features and logits, which `tests/reference/metrics.py` draws."""
+    theirs = json.loads((request.config.rootpath / "tests/reference/metrics.json").read_text())
+    real, made = metrics.random_features()
+    statistics = (made.mean(0), np.cov(made.T), real.mean(0), np.cov(real.T))
+    for name in ("torch-fidelity", "clean-fid"):
+        expected = theirs[f"Fréchet distance of {name}"]
+        np.testing.assert_allclose(frechet(*statistics), expected, rtol=1e-6)
+    score = inception_score(metrics.random_logits())
+    np.testing.assert_allclose(score[:2], theirs["inception score and deviation"], rtol=1e-9)
+    shares = precision_recall(real, made)
+    assert min(shares) > 0.1 and max(shares) < 0.9
+    np.testing.assert_allclose(shares, theirs["precision and recall"], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [8, 30])
+def test_the_error_is_that_of_the_bootstrap(size):
+    """Of images that are many times more than features; drawing one twice narrows the rest."""
+    rng = np.random.default_rng(0)
+    x, other = np.abs(rng.normal(size=(40 * size, size))), gaussian(1, size)
+    draws = (x[rng.integers(0, len(x), len(x))] for _ in range(200))
+    distances = [frechet(y.mean(0), np.cov(y.T), *other) for y in draws]
+    np.testing.assert_allclose(frechet_error(x, *other), np.std(distances), rtol=0.2)
+
+
 @pytest.fixture(scope="module")
 def logits():
     """Of images in class order, a thousand of each of 8 of 20 classes."""
@@ -225,6 +254,19 @@ def test_precision_and_recall_do_not_cancel_far_from_zero():
     real, fake = rng.normal(size=(200, 8)), rng.normal(size=(200, 8)) + 0.5
     expected = precision_recall(real, fake)
     assert precision_recall(real + 2000, fake + 2000) == expected
+
+
+def test_precision_and_recall_leave_mapped_features_on_disk(tmp_path):
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(100, 500)).astype(np.float32)
+    fake = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (3000, 500))
+    fake[:] = rng.normal(size=fake.shape)
+    precision_recall(real, fake[:200], block=100)  # compiles, which takes memory of its own
+    tracemalloc.start()
+    precision_recall(real, fake, block=100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < fake.nbytes / 2
 
 
 def test_precision_and_recall_refuse_what_they_cannot_use():
