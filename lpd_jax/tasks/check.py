@@ -168,26 +168,38 @@ def _evaluation(config: ConfigDict) -> None:
             raise InputError(f"{field}: there is nothing at {path}.")
     if chosen.images and chosen.keep:
         raise InputError("evaluate.keep is of generated images; leave it out with evaluate.images.")
-    if chosen.lpips and chosen.what == "images":
-        if chosen.inception:
-            raise InputError(
-                "evaluate.lpips is of images that are judged without evaluate.inception, or of "
-                "evaluate.what=tokenizer; leave one of the two out."
-            )
-        if not (chosen.images or chosen.num_images):
-            raise InputError(
-                "evaluate.num_images=0: with evaluate.lpips, say how many images to generate, "
-                "such as --config.evaluate.num_images=5000."
-            )
-    unused = [name for name in ("images", "keep", "reference") if chosen[name]]
-    if chosen.what == "tokenizer" and unused:
-        raise InputError(
-            f"evaluate.what=tokenizer judges held-out images of config.data against themselves, "
-            f"and keeps none; leave out evaluate.{' and evaluate.'.join(unused)}."
-        )
+    _nothing_unused(chosen)
     for name in ("guidances", "temperatures", "repulsions"):
         for value in config.search[name]:
             checks.number(f"search.{name}", value, 0)
+
+
+def _nothing_unused(chosen: ConfigDict) -> None:
+    """Refuses fields of `evaluate` that would be given and change nothing."""
+    if chosen.what == "tokenizer":
+        unused = [name for name in ("images", "keep", "reference") if chosen[name]]
+        if unused:
+            raise InputError(
+                "evaluate.what=tokenizer judges held-out images of config.data against themselves, "
+                f"and keeps none; leave out evaluate.{' and evaluate.'.join(unused)}."
+            )
+        return
+    if chosen.reference and not chosen.inception:
+        raise InputError(
+            "evaluate.reference holds features of Inception-v3; give its weights too, "
+            "--config.evaluate.inception=..., or leave it out."
+        )
+    if chosen.lpips and chosen.inception:
+        raise InputError(
+            "evaluate.lpips is of images that are judged without evaluate.inception, or of "
+            "evaluate.what=tokenizer; leave one of the two out."
+        )
+    counted = [name for name in ("lpips", "keep") if chosen[name]]
+    if counted and not (chosen.images or chosen.num_images):
+        raise InputError(
+            f"evaluate.num_images=0: with evaluate.{counted[0]}, say how many images to generate, "
+            "such as --config.evaluate.num_images=5000."
+        )
 
 
 def _training(config: ConfigDict, num_tokens: int | None) -> None:

@@ -77,7 +77,9 @@ def test_what_an_evaluation_would_leave_unused_is_refused(tmp_path):
         ({"what": "tokenizer", "images": str(tmp_path)}, r"leave out evaluate\.images"),
         ({"what": "tokenizer", "keep": "png"}, r"and keeps none; leave out evaluate\.keep"),
         ({"images": str(tmp_path), "keep": "png"}, r"evaluate\.keep is of generated images"),
-        ({"lpips": str(tmp_path)}, "say how many images to generate"),
+        ({"lpips": str(tmp_path)}, r"with evaluate\.lpips, say how many images to generate"),
+        ({"keep": "png"}, r"with evaluate\.keep, say how many images to generate"),
+        ({"reference": str(tmp_path)}, r"give its weights too, --config\.evaluate\.inception"),
         ({"lpips": str(tmp_path), "inception": str(tmp_path)}, "leave one of the two out"),
     ):
         config = digits.get_config()
