@@ -61,10 +61,15 @@ def assert_close(a, b, relative=1e-6):
     jax.tree.map(check, jax.device_get(a), jax.device_get(b))
 
 
-def test_parts_of_a_batch_give_the_gradient_of_the_whole(wide, params, sixteen):
+@pytest.fixture(scope="module")
+def plain(wide, params, sixteen):
+    """Loss, metrics and gradients of the whole batch at once, in random orders."""
+    return gradient(decoder_loss(wide, STEPS_OF, label_drop=0.3), params, sixteen)
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(wide, params, sixteen, plain):
     loss = decoder_loss(wide, STEPS_OF, label_drop=0.3)
-    whole = gradient(loss, params, sixteen)
-    assert_close(gradient(loss, params, sixteen, 4), whole)
+    assert_close(gradient(loss, params, sixteen, 4), plain)
 
 
 def test_gradients_are_averaged_before_they_are_cut():
@@ -127,9 +132,8 @@ def test_dropout_differs_between_the_parts(wide, params, sixteen):
     assert first == again != second
 
 
-def test_logits_in_chunks_give_the_same_loss_and_gradient(wide, params, sixteen):
-    whole = gradient(decoder_loss(wide, STEPS_OF, 0.3), params, sixteen)
-    assert_close(gradient(decoder_loss(wide, STEPS_OF, 0.3, 8), params, sixteen), whole)
+def test_logits_in_chunks_give_the_same_loss_and_gradient(wide, params, sixteen, plain):
+    assert_close(gradient(decoder_loss(wide, STEPS_OF, 0.3, 8), params, sixteen), plain)
 
 
 def test_logits_in_chunks_are_never_all_in_memory(wide, params, sixteen):
@@ -150,11 +154,11 @@ def test_chunks_that_do_not_divide_the_tokens_are_refused(wide, chunk):
         decoder_loss(wide, STEPS_OF, 0.1, chunk)
 
 
-def test_mixed_orders_give_the_same_step_on_any_mesh_and_in_parts(wide, params, sixteen):
+def test_mixed_orders_give_the_same_step_on_any_mesh_and_in_parts(wide, params, sixteen, plain):
     draw = mixture.mixture([orders.Random(), orders.LocalityAware(1.0, 1.0)], (0.5, 0.5), (4, 6))
     loss = decoder_loss(wide, STEPS_OF, 0.3, draw_order=draw)
     whole = gradient(loss, params, sixteen)
-    assert whole[0][0] != gradient(decoder_loss(wide, STEPS_OF, 0.3), params, sixteen)[0][0]
+    assert whole[0][0] != plain[0][0]
     mesh = parallel.make_mesh(parallel.MeshConfig(data=4, fsdp=1), jax.devices()[:4])
     with parallel.use(mesh):
         batch = parallel.put_batch(sixteen, mesh)
@@ -162,8 +166,7 @@ def test_mixed_orders_give_the_same_step_on_any_mesh_and_in_parts(wide, params, 
         assert_close(gradient(loss, params, batch, 4), whole, 1e-5)
 
 
-def test_a_mixture_of_random_orders_alone_is_the_step_without_it(wide, params, sixteen):
+def test_a_mixture_of_random_orders_alone_is_the_step_without_it(wide, params, sixteen, plain):
     draw = mixture.mixture([orders.Random(), orders.Raster()], (1.0, 0.0), (4, 6))
     mixed = gradient(decoder_loss(wide, STEPS_OF, 0.3, draw_order=draw), params, sixteen)
-    plain = gradient(decoder_loss(wide, STEPS_OF, 0.3), params, sixteen)
     assert_close(mixed, plain)
