@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.data import test_codes
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lpd_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -104,16 +106,33 @@ def test_files_stay_readable():
                 assert length <= 80, f"{file}:{node.lineno} {node.name} has {length} lines"
 
 
-def test_a_notebook_and_a_check_load_little_and_nobody_tensorflow_or_pytorch():
-    code = (
-        "import sys, lpd_jax\n"
-        "print({m.split('.')[0] for m in sys.modules} & {'grain', 'orbax', 'tensorflow_datasets',"
-        " 'sklearn', 'scipy', 'matplotlib', 'PIL', 'ml_collections', 'tensorflow', 'torch'})\n"
-        "from lpd_jax.configs import digits; from lpd_jax.tasks import check\n"
-        "check.config(digits.get_config(), 'pipeline')\n"
-        "print({m.split('.')[0] for m in sys.modules} & {'tensorflow_datasets', 'tensorflow'})\n"
-        "import lpd_jax.tasks.pipeline\n"
-        "print({m.split('.')[0] for m in sys.modules} & {'tensorflow', 'torch'})\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
-    assert done.stdout.decode().split() == ["set()"] * 3
+LOADED = """
+import sys
+import lpd_jax
+
+def loaded(*names):
+    print({m for m in sys.modules} & {*names})
+
+loaded("grain", "orbax", "tensorflow_datasets", "sklearn", "scipy", "PIL", "ml_collections",
+       "matplotlib", "tensorflow", "torch")
+import numpy as np
+from lpd_jax.viz.images import grid
+grid(np.zeros((2, 4, 4, 3), np.uint8), 2)
+loaded("matplotlib", "tensorflow", "torch")
+from lpd_jax.configs import digits
+from lpd_jax.tasks import check
+check.config(digits.get_config(), "pipeline")
+loaded("tensorflow_datasets", "tensorflow")
+import lpd_jax.tasks.pipeline
+import lpd_jax.viz.plots
+from lpd_jax.data.codes import load_codes
+load_codes(sys.argv[1], "train")
+loaded("matplotlib.pyplot", "tensorflow", "torch")
+"""
+
+
+def test_a_notebook_and_a_check_load_little_and_nobody_tensorflow_or_pytorch(tmp_path):
+    """Nor do pictures load what draws plots, and plots never pyplot, which has a global state."""
+    command = [sys.executable, "-c", LOADED, test_codes.dataset(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert done.stdout.decode().split() == ["set()"] * 4
