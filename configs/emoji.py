@@ -23,24 +23,24 @@ def get_config(size: str = "cpu") -> ConfigDict:
     # Letters, digits and flags are not themselves in a mirror.
     config.data.update(size=64, flip=False)
     config.tokenizer.update(
-        ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=64, codebook_size=256, norm_groups=8
+        ch=16, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=64, codebook_size=256, norm_groups=8
     )
     config.train_tokenizer.update(
-        steps=2000,
+        steps=1200,
         batch_size=16,
         learning_rate=1e-3,
-        warmup_steps=100,
+        warmup_steps=60,
         log_every=10,
         save_every=100,
     )
     config.encode.update(batch_size=64, shard_size=1024)
-    config.decoder.update(width=192, depth=6, heads=6, dropout=0.0, dtype="float32", unroll=6)
+    config.decoder.update(width=128, depth=4, heads=4, dropout=0.0, dtype="float32", unroll=4)
     config.train.update(
-        steps=1500,
+        steps=1400,
         batch_size=32,
         learning_rate=1.5e-3,
         warmup_steps=100,
-        decay_start=750,
+        decay_start=700,
         schedules=(256, 128, 64, 32, 24, 20, 16, 12, 8),
         log_every=10,
         save_every=100,
