@@ -38,10 +38,38 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
 
 
+# All programs of the suite are several gigabytes a worker.
+_MOST_MEMORY = 800 << 20  # bytes
+
+
+def pytest_collection_finish():
+    """What is imported stays: the garbage collector need not go through it in every test."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_compiled_programs():
-    """Drops what a module compiled: all programs of the suite are several gigabytes a worker."""
+    """Drops what has been compiled when it is much; until then modules share small programs."""
     yield
+    if _resident() > _MOST_MEMORY:
+        _forget()
+
+
+@pytest.fixture(scope="module")
+def no_programs():
+    """For modules that count compiled programs: none of an earlier module is among them."""
+    _forget()
+
+
+def _resident() -> int:
+    """Bytes of memory of this process; where the system does not say, more than is allowed."""
+    if not (status := Path("/proc/self/statm")).exists():
+        return _MOST_MEMORY + 1
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _forget() -> None:
     jax.clear_caches()
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):

@@ -21,6 +21,8 @@ from lpd_jax.models.tokenizer import to_uint8
 from lpd_jax.sampler import Defaults, Sampler, checks, defaults, generate, loading
 from lpd_jax.trained import init_decoder
 
+pytestmark = pytest.mark.usefixtures("no_programs")
+
 SIZES = (1, 2, 3, 5, 6, 7)
 LABELS = [0, 1, 2, 3, 4, 0, 1]
 LOCAL = LocalityAware()
