@@ -1,6 +1,7 @@
 """Official weights <-> our configs and parameters: what the shapes say, the resize to 512 px."""
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -156,16 +157,19 @@ def abstract_decoder(config: DecoderConfig) -> dict:
     places = jax.ShapeDtypeStruct((1, config.num_tokens), jnp.int32)
     steps = jax.ShapeDtypeStruct((config.num_tokens,), jnp.int32)
     labels = jax.ShapeDtypeStruct((1,), jnp.int32)
-    init = Decoder(config).init
-    return nn.unbox(jax.eval_shape(init, jax.random.key(0), places, labels, places, steps))[
-        "params"
-    ]
+    given = places, labels, places, steps
+    return nn.unbox(_init.eval_shape(Decoder(config), jax.random.key(0), *given))
 
 
 def abstract_tokenizer(config: TokenizerConfig) -> dict:
     """Our tokenizer's parameter tree as shapes; nothing is allocated."""
     image = jax.ShapeDtypeStruct((1, config.stride, config.stride, config.in_channels), jnp.float32)
-    return jax.eval_shape(Tokenizer(config).init, jax.random.key(0), image)["params"]
+    return _init.eval_shape(Tokenizer(config), jax.random.key(0), image)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # traced once for a network
+def _init(network: nn.Module, *given: jax.Array) -> dict:
+    return network.init(*given)["params"]
 
 
 def resize_pos_embed(
