@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from lpd_jax.data.crop import record
 from lpd_jax.data.image_files import BadImage, read_image
@@ -61,6 +60,8 @@ class Digits(Arrays):
     """
 
     def __init__(self, split: str, size: int):
+        from sklearn.datasets import load_digits  # which takes long, with SciPy
+
         check_split(split)
         digits = load_digits()
         rows = _digit_rows(digits.target, split)
