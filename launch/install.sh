@@ -20,7 +20,8 @@ fi
 stamp=.venv/installed-${extras:-base}
 if ! [[ -f $stamp ]] || [[ setup.py -nt $stamp ]]; then
   .venv/bin/python -m pip install --quiet --upgrade pip
-  .venv/bin/python -m pip install --quiet --editable ".${extras:+[$extras]}"
+  # Python compiles a module when it is first imported; pip would compile thousands that never are.
+  .venv/bin/python -m pip install --quiet --no-compile --editable ".${extras:+[$extras]}"
   touch "$stamp"
   echo "installed in .venv; to use it in this shell: source .venv/bin/activate"
 fi
