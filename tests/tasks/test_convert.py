@@ -1,15 +1,13 @@
 """Official weights -> model directories -> images, and back: through the task and command line."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lpd_jax import __main__ as cli
 from lpd_jax import weights
 from lpd_jax.checkpoint import read_model_json
 from lpd_jax.configs import digits
@@ -19,6 +17,7 @@ from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import convert
 from lpd_jax.trained import load_decoder
 
+pytestmark = pytest.mark.usefixtures("one_device")
 REFERENCE = Path(__file__).parents[1] / "reference"
 DECODER, TOKENIZER = (REFERENCE / f"{n}.weights.npz" for n in ("lpd_tiny", "tokenizer_tiny"))
 SIZES = {
@@ -53,15 +52,6 @@ def converted(tmp_path_factory):
     return workdir
 
 
-def lpd(*arguments):
-    """The command line; its exit status and what it said."""
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "lpd_jax", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-    return done.returncode, done.stderr
-
-
 def test_converted_models_generate_what_the_official_code_generates(converted, one_device_mesh):
     arrays = np.load(REFERENCE / "lpd_tiny.npz")
     guidance = json.loads((REFERENCE / "configs.json").read_text())["lpd_tiny"]["cfg"]
@@ -88,26 +78,24 @@ def test_the_model_says_where_it_comes_from(converted):
     assert beside["config"]["convert"]["decoder"] == str(DECODER)
 
 
-def test_the_command_line_converts_samples_and_converts_back(tmp_path):
+def test_the_command_line_converts_samples_and_converts_back(tmp_path, monkeypatch, as_before):
+    monkeypatch.chdir(Path(__file__).parents[2])
     sizes = [
         f"--config.{name}={str(value).replace(' ', '')}"
         for name, value in (SIZES | {"sample.labels": (7, 3), "sample.count": 1}).items()
     ]
     config = ["--config=configs/digits.py", *sizes]
     models = tmp_path / "models"
-    code, said = lpd(
-        "convert",
-        *config,
-        f"--workdir={models}",
+    files = [
         f"--config.convert.decoder={DECODER}",
         f"--config.convert.tokenizer={TOKENIZER}",
         f"--config.convert.export_decoder={tmp_path}/back.safetensors",
-    )
-    assert code == 0, said
+    ]
+    assert cli.command(["convert", *config, f"--workdir={models}", *files]) == 0
     official, back = weights.read(DECODER), weights.read(tmp_path / "back.safetensors")
     assert set(back) == set(official)
-    code, said = lpd("sample", *config, f"--workdir={tmp_path}/run", f"--checkpoint={models}")
-    assert code == 0, said
+    places = [f"--workdir={tmp_path}/run", f"--checkpoint={models}"]
+    assert cli.command(["sample", *config, *places]) == 0
     (archive,) = (tmp_path / "run/samples").glob("*/samples.npz")
     assert np.load(archive)["images"].shape == (2, 64, 64, 3)
 

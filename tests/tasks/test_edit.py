@@ -18,6 +18,8 @@ from lpd_jax.tasks import edit
 from lpd_jax.tasks.workdir import plain
 from lpd_jax.trained import init_decoder
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, tokenizer, tokenizer_params):

@@ -20,6 +20,8 @@ from lpd_jax.tasks import build, encode
 from lpd_jax.tasks.workdir import plain
 from lpd_jax.trained import init_tokenizer
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SPLITS = ("train", "heldout")
 
 

@@ -12,6 +12,8 @@ from lpd_jax.tasks import build, measuring, search
 from tests.evaluation.test_units import network
 from tests.tasks import models
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
