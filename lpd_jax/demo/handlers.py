@@ -29,11 +29,13 @@ class Canvas:
         image: uint8 [H, W, 3].
         clicked: bool [h, w], cells that were clicked, which turns them over.
         uploaded: bool [h, w], cells of the last mask that was uploaded.
+        caption: what it shows, in a word.
     """
 
     image: np.ndarray
     clicked: np.ndarray
     uploaded: np.ndarray
+    caption: str
 
     def marked(self, drawn: np.ndarray) -> np.ndarray:
         """Cells bool [h, w]: drawn or uploaded, and turned over where clicked."""
@@ -107,7 +109,7 @@ def edit(
         yield {"edit_status": studio.waiting(at, asked, chosen)} | _snippets(at, asked, cells)
         for view in studio.shown(at, asked, chosen):
             yield {"edited": view.images, "edit_order": view.order, "edit_status": view.status}
-        update = _finished(at, history, asked, view.frame.images, "made a ")
+        update = _finished(at, history, asked, view.frame.images, "as ")
         yield update | {"edit_status": f"{view.status}; {int(cells.sum())} cells made anew"}
     except InputError as error:
         yield {"edit_status": _sentence(error)}
@@ -117,7 +119,7 @@ def pick(at: Studio, history: History, place: int) -> Update:
     """An image of the gallery to edit."""
     if not 0 <= place < len(history):
         return {"edit_status": "that image is gone; generate another."}
-    return _fresh(at, history[place][0], f"to edit: {history[place][1]}")
+    return _fresh(at, *history[place])
 
 
 def upload_picture(at: Studio, file: str | None) -> Update:
@@ -128,7 +130,7 @@ def upload_picture(at: Studio, file: str | None) -> Update:
         image = marks.read_picture(file, at.sampler.image_size)
     except InputError as error:
         return {"edit_status": _sentence(error)}
-    return _fresh(at, image, "to edit: your image; mark what is to be made anew")
+    return _fresh(at, image, "your image")
 
 
 def upload_mask(at: Studio, file: str | None, canvas: Canvas | None, drawn: Any) -> Update:
@@ -156,7 +158,7 @@ def click(at: Studio, canvas: Canvas | None, drawn: Any, place: tuple[int, int])
 
 def clear(at: Studio, canvas: Canvas | None) -> Update:
     """The same image without marks."""
-    return {} if canvas is None else _fresh(at, canvas.image, "nothing is marked")
+    return {} if canvas is None else _fresh(at, canvas.image, canvas.caption)
 
 
 def look(at: Studio, canvas: Canvas | None, drawn: Any) -> Update:
@@ -164,7 +166,7 @@ def look(at: Studio, canvas: Canvas | None, drawn: Any) -> Update:
     if canvas is None:
         return {}
     marked = canvas.marked(marks.drawn_cells(drawn, canvas.clicked.shape))
-    status = "nothing is marked"
+    status = f"to edit: {canvas.caption}; nothing is marked"
     if marked.any():
         count, filled = int(marked.sum()), int(marks.snapped(marked).sum())
         status = f"{count} of {marked.size} cells marked (orange)"
@@ -173,12 +175,14 @@ def look(at: Studio, canvas: Canvas | None, drawn: Any) -> Update:
     return {"canvas": canvas, "cells": picture, "edit_status": status}
 
 
-def _fresh(at: Studio, image: np.ndarray, status: str) -> Update:
+def _fresh(at: Studio, image: np.ndarray, caption: str) -> Update:
     nothing = np.zeros(at.sampler.decoder.config.grid, bool)
     large = studio.enlarged(at, image)
-    editor = {"background": large, "layers": [], "composite": None}
-    update = look(at, Canvas(image, nothing, nothing), None)
-    return update | {"editor": editor, "edit_status": status}
+    # Gradio's editor keeps its first change after it came into sight to itself. With a layer to
+    # load that is the loading of it, without one it is the first stroke.
+    empty = np.zeros((*large.shape[:2], 4), np.uint8)
+    editor = {"background": large, "layers": [empty], "composite": None}
+    return look(at, Canvas(image, nothing, nothing, caption), None) | {"editor": editor}
 
 
 def _finished(

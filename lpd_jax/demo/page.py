@@ -21,6 +21,9 @@ _VISITORS = 200  # whose images are kept
 _HOUR = 3600
 # A click while another is being answered waits for its turn, too.
 _DEVICE = {"concurrency_limit": 1, "concurrency_id": "device", "trigger_mode": "multiple"}
+# A picture takes room when there is one.
+_CSS = ".picture:not(:has(img)) { display: none !important }"
+_TOOLS = 64  # pixels of the editor's tools, above and below what one draws on
 _HEAD = """### {title}
 {classes} classes, {height}x{width} pixels, {cells} codes on a grid of {rows}x{columns}.
 Images appear while they are generated; beside them the step at which each cell came: dark blue
@@ -49,13 +52,17 @@ def page(at: Studio) -> gr.Blocks:
             with gr.Column(scale=1, min_width=300):
                 controls = _controls(at)
             with gr.Column(scale=3):
-                with gr.Tab("Generate"):
-                    gallery = _generate_tab(at, controls, history)
-                with gr.Tab("Edit"):
-                    edited = _edit_tab(at, controls, history, canvas, gallery)
-                with gr.Tab("Compare"):
-                    _compare_tab(at, controls)
-        _gallery_to_editor(at, history, gallery, edited)
+                gallery = _gallery()
+                with gr.Tabs() as tabs:
+                    with gr.Tab("Generate"):
+                        _generate_tab(at, controls, history, gallery)
+                    with gr.Tab("Edit", id="edit"):
+                        edited = _edit_tab(at, controls, history, canvas, gallery)
+                    with gr.Tab("Compare"):
+                        _compare_tab(at, controls)
+                gr.Markdown("**Your last images**; click one to edit it")
+                gallery.render()
+        _gallery_to_editor(at, history, gallery, edited, tabs)
     return blocks.queue(max_size=_WAITING, default_concurrency_limit=4)
 
 
@@ -86,6 +93,7 @@ def serve(at: Studio, host: str, port: int, upload_mb: int, wait: bool = True) -
             max_file_size=upload_mb * 2**20,
             state_session_capacity=_VISITORS,
             footer_links=[],
+            css=_CSS,
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )
     except OSError as error:
@@ -172,9 +180,9 @@ def _how(at: Studio, own: requests.Request, prefix: str = "") -> list[gr.compone
     ]
 
 
-def _picture(label: str, name: str) -> gr.Image:
+def _picture(label: str, name: str, scale: int = 1) -> gr.Image:
     """A picture under its title; a label of Gradio's own would cover a corner of it."""
-    with gr.Column(min_width=240):
+    with gr.Column(min_width=240, scale=scale, elem_classes="picture"):
         gr.Markdown(f"**{label}**")
         return gr.Image(
             label=label,
@@ -186,6 +194,23 @@ def _picture(label: str, name: str) -> gr.Image:
         )
 
 
+def _gallery() -> gr.Gallery:
+    """A visitor's last images, to be placed with `render`."""
+    return gr.Gallery(
+        label="Your last images",
+        show_label=False,
+        buttons=[],
+        columns=10,
+        height="auto",
+        format="png",
+        interactive=False,
+        preview=False,
+        allow_preview=False,
+        elem_id="gallery",
+        render=False,
+    )
+
+
 def _snippets(name: str) -> Parts:
     with gr.Accordion("The same in Python and on the command line", open=False):
         return {
@@ -194,46 +219,35 @@ def _snippets(name: str) -> Parts:
         }
 
 
-def _generate_tab(at: Studio, controls: list, history: gr.State) -> gr.Gallery:
+def _go(name: str) -> tuple[gr.Button, gr.Button]:
+    """The buttons that start and stop something."""
     with gr.Row():
-        go = gr.Button("Generate", variant="primary", elem_id="generate")
-        stop = gr.Button("Stop", elem_id="stop")
+        go = gr.Button(name, variant="primary", scale=4, elem_id=name.lower())
+        return go, gr.Button("Stop", scale=1, min_width=80)
+
+
+def _generate_tab(at: Studio, controls: list, history: gr.State, gallery: gr.Gallery) -> None:
+    go, stop = _go("Generate")
     parts = {"status": gr.Markdown(elem_id="status")}
     with gr.Row():
-        parts["images"] = _picture("Images", "images")
-        parts["order"] = _picture("Step of each cell", "order")
+        parts["images"] = _picture("Images", "images", 3)
+        parts["order"] = _picture("Step of each cell", "order", 2)
     parts |= _snippets("generate")
-    gr.Markdown("**Your last images**; click one to edit it")
-    gallery = gr.Gallery(
-        label="Your last images",
-        show_label=False,
-        buttons=[],
-        columns=10,
-        height=260,
-        format="png",
-        interactive=False,
-        preview=False,
-        allow_preview=False,
-        elem_id="gallery",
-    )
     parts |= {"gallery": gallery, "history": history}
     event = _on(go.click, functools.partial(handlers.generate, at), [history, *controls], parts)
     stop.click(None, cancels=[event], api_visibility="private")
-    return gallery
 
 
 def _compare_tab(at: Studio, controls: list) -> None:
     gr.Markdown("Left: the settings of the left column. Right: these, with the same seed.")
     with gr.Accordion("Settings of the right side", open=True), gr.Row():
         other = _how(at, studio.first_request(at), "other_")
-    with gr.Row():
-        go = gr.Button("Compare", variant="primary", elem_id="compare")
-        stop = gr.Button("Stop")
+    go, stop = _go("Compare")
     parts = {"compare_status": gr.Markdown(elem_id="compare_status")}
     for side in ("left", "right"):
         with gr.Row():
-            parts[side] = _picture(side.capitalize(), side)
-            parts[f"{side}_order"] = _picture("Step of each cell", f"{side}_order")
+            parts[side] = _picture(side.capitalize(), side, 3)
+            parts[f"{side}_order"] = _picture("Step of each cell", f"{side}_order", 2)
     event = _on(go.click, functools.partial(handlers.compare, at), [*controls, *other], parts)
     stop.click(None, cancels=[event], api_visibility="private")
 
@@ -259,6 +273,7 @@ def _edit_tab(
                 brush=gr.Brush(default_size=width // 10, colors=["#ff7f0e"], color_mode="fixed"),
                 canvas_size=(width, height),
                 fixed_canvas=True,
+                height=height + _TOOLS,
                 elem_id="editor",
             )
         cells = _picture("Cells; click to turn one over", "cells")
@@ -266,13 +281,12 @@ def _edit_tab(
         label = gr.Dropdown(_classes(at), value=0, label="Make it a", elem_id="edit_class")
         outside = gr.Checkbox(label="Generate around the marks instead", elem_id="outside")
         keep = gr.Checkbox(label="Keep the given pixels elsewhere", elem_id="keep")
+    go, stop = _go("Edit")
+    hint = "Click one of your last images below, or upload one."
+    parts: Parts = {"edit_status": gr.Markdown(hint, elem_id="edit_status")}
     with gr.Row():
-        go = gr.Button("Edit", variant="primary", elem_id="edit")
-        stop = gr.Button("Stop")
-    parts: Parts = {"edit_status": gr.Markdown(elem_id="edit_status")}
-    with gr.Row():
-        parts["edited"] = _picture("Edited", "edited")
-        parts["edit_order"] = _picture("Step of each cell", "edit_order")
+        parts["edited"] = _picture("Edited", "edited", 3)
+        parts["edit_order"] = _picture("Step of each cell", "edit_order", 2)
     parts |= _snippets("edit")
     looks = {"canvas": canvas, "cells": cells, "edit_status": parts["edit_status"]}
     fresh = looks | {"editor": editor}
@@ -316,14 +330,17 @@ def _edit_tab(
     return fresh
 
 
-def _gallery_to_editor(at: Studio, history: gr.State, gallery: gr.Gallery, edited: Parts) -> None:
+def _gallery_to_editor(
+    at: Studio, history: gr.State, gallery: gr.Gallery, edited: Parts, tabs: gr.Tabs
+) -> None:
     def pick(history: Any, event: gr.SelectData) -> Any:
-        return _named(handlers.pick(at, history, event.index), edited)
+        update = _named(handlers.pick(at, history, event.index), edited)
+        return update | {tabs: gr.Tabs(selected="edit")}
 
     gallery.select(
         pick,
         [history],
-        list(edited.values()),
+        [*edited.values(), tabs],
         show_progress="hidden",
         api_visibility="private",
     )

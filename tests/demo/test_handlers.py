@@ -80,6 +80,7 @@ def test_sliders_compile_nothing(studio, generated):
 def test_an_edit_makes_marked_cells_anew_and_keeps_the_rest(studio, generated):
     history = generated[-1]["history"]
     update = handlers.pick(studio, history, 1)
+    assert update["edit_status"] == "to edit: dog; nothing is marked"
     assert handlers.pick(studio, history, 9) == {
         "edit_status": "that image is gone; generate another."
     }
@@ -96,13 +97,15 @@ def test_an_edit_makes_marked_cells_anew_and_keeps_the_rest(studio, generated):
     last = updates[-1]
     assert "4 cells made anew" in last["edit_status"] and "mask.ravel()" in updates[0]["python"]
     image, caption = last["history"][0]
-    assert caption == "made a elk" and len(last["history"]) == 6
+    assert caption == "as elk" and len(last["history"]) == 6
     same = (image == canvas.image).reshape(4, 4, 4, 4, 3).all(axis=(1, 3, 4))
     marked = canvas.marked(handlers.marks.drawn_cells({"layers": [drawn]}, (4, 4)))
     np.testing.assert_array_equal(same | to_generate(marked, False), np.ones((4, 4), bool))
     assert not same.all()
     before = compiled()
-    turned = np.rot90(drawn, 2)  # other cells, as many
+    turned = np.rot90(drawn, 2).copy()  # other cells, and one more in the same bucket
+    turned[370, 150] = 255
+    assert handlers.look(studio, canvas, {"layers": [turned]})["edit_status"].startswith("4 of")
     list(handlers.edit(studio, [], canvas, {"layers": [turned]}, False, False, 0, *CONTROLS))
     assert compiled() == before
     cleared = handlers.clear(studio, canvas)["canvas"]
@@ -130,7 +133,7 @@ def test_two_settings_side_by_side(studio, generated):
 def test_what_is_wrong_is_a_sentence_in_the_page(studio, tmp_path):
     (tmp_path / "x.png").write_text("no picture")
     bad = str(tmp_path / "x.png")
-    canvas = handlers.Canvas(np.zeros((16, 16, 3), np.uint8), *np.zeros((2, 4, 4), bool))
+    canvas = handlers.Canvas(np.zeros((16, 16, 3), np.uint8), *np.zeros((2, 4, 4), bool), "x")
     other = (4, 2.0, 9.0, "locality", 1.0, 1.0)
 
     def edited(canvas):
