@@ -112,22 +112,33 @@ def decode(directory: Path, images: int) -> dict[str, Any]:
     os.sched_setaffinity(0, cores)
     rates = {f"{name}_images_per_s": images / min(times) for name, times in spent.items()}
     kinds = [reading.Workers(threads=t) for t in (1, 8)]
-    kinds += [reading.Workers(processes=p) for p in (1, 2)]
-    wanted = np.tile(np.stack([np.zeros(images, int), np.arange(images)], 1), (4, 1))
+    kinds += [reading.Workers(processes=p, threads=0) for p in (1, 2)]
+    wanted = np.tile(np.stack([np.zeros(images, int), np.arange(images)], 1), (16, 1))
     for workers in kinds:
-        stream = reading.in_order([source], wanted, workers)
-        begun = sum(len(next(stream).places) for _ in range(8))  # processes have started by then
-        start = time.perf_counter()
-        count = sum(len(group.places) for group in stream)
-        name = (
-            f"{workers.processes}_processes" if workers.processes else f"{workers.threads}_threads"
-        )
-        rates[f"{name}_images_per_s"] = count / (time.perf_counter() - start)
-        assert begun + count == len(wanted)
+        kind = "processes" if workers.processes else "threads"
+        found = by_workers(source, wanted, workers)
+        rates |= {f"{max(workers)}_{kind}_{name}": value for name, value in found.items()}
     return rates | {
         "images": images,
         "bytes": float(np.mean([file.stat().st_size for file in source.files])),
         "source_over_bare": min(spent["source"]) / min(spent["bare"]),
+    }
+
+
+def by_workers(source: Folder, wanted: np.ndarray, workers: reading.Workers) -> dict[str, float]:
+    """Images a second between the start of the readers and their end, and the seconds of these."""
+    begin = time.perf_counter()
+    stream = reading.in_order([source], wanted, workers)
+    begun = sum(len(next(stream).places) for _ in range(8))
+    start, count = time.perf_counter(), 0
+    while begun + count < len(wanted):
+        count += len(next(stream).places)
+    last = time.perf_counter()
+    assert next(stream, None) is None
+    return {
+        "images_per_s": count / (last - start),
+        "start_s": start - begin,
+        "end_s": time.perf_counter() - last,
     }
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
 from lpd_jax import storage
 from lpd_jax.errors import InputError
@@ -266,9 +267,9 @@ def load_codes(
         )
     shards = [shard for shard in spec.shards() if shard.split == split]
     lengths = _builder(path).info.splits[split].shard_lengths
-    features, size = spec.features, sum(lengths)
+    dtype, size = spec.features["codes"].np_dtype, sum(lengths)
     arrays = {
-        "codes": np.empty((size, *spec.shape), features["codes"].np_dtype),
+        "codes": np.empty((size, *spec.shape), dtype),
         "label": np.empty(size, np.int32),
         "index": np.empty(size, np.int64),
     }
@@ -277,9 +278,12 @@ def load_codes(
         with _open(storage.path(path) / shard.filename, length) as reader:
             for start in range(0, length, 4_096):
                 for record in reader.read(start, min(start + 4_096, length)):
-                    values = features.deserialize_example_np(record)
-                    for name, array in arrays.items():
-                        array[row] = values[name]
+                    # What the features' own `deserialize_example_np` does in six times the time.
+                    found = tf_example_pb2.Example.FromString(record).features.feature
+                    codes = np.frombuffer(found["codes"].bytes_list.value[0], dtype)
+                    arrays["codes"][row] = codes.reshape(spec.shape)
+                    for name in ("label", "index"):
+                        arrays[name][row] = found[name].int64_list.value[0]
                     row += 1
     return arrays
 
