@@ -250,7 +250,6 @@ class _Progress:
 
     def close(self) -> None:
         self._bar.close()
-        _LOG.info("encode: of the time %s", self.shares())
 
 
 def _write(
@@ -268,16 +267,17 @@ def _write(
     size = ways * math.ceil(config.encode.batch_size / ways)
     missing = code_dataset.missing_shards(path, spec)
     total = sum(unit.stop - unit.start for unit in missing) // jax.process_count()
-    progress, units = _Progress(total), Units(path, spec, jax.process_index(), jax.process_count())
-    for taken in units:
-        wanted = [(_SPLITS.index(u.split), i) for u in taken for i in range(u.start, u.stop)]
-        groups = reading.in_order(sources, np.array(wanted), build.workers(config))
-        with contextlib.closing(_rows(groups, encode, size, progress)) as rows:
-            for unit in taken:
-                found = list(itertools.islice(rows, unit.stop - unit.start))
-                _write_unit(config, path, spec, unit, found)
-                units.written(unit)
-    progress.close()
+    units = Units(path, spec, jax.process_index(), jax.process_count())
+    with contextlib.closing(_Progress(total)) as progress:
+        for taken in units:
+            wanted = [(_SPLITS.index(u.split), i) for u in taken for i in range(u.start, u.stop)]
+            groups = reading.in_order(sources, np.array(wanted), build.workers(config))
+            with contextlib.closing(_rows(groups, encode, size, progress)) as rows:
+                for unit in taken:
+                    found = list(itertools.islice(rows, unit.stop - unit.start))
+                    _write_unit(config, path, spec, unit, found)
+                    units.written(unit)
+    _LOG.info("encode: of the time %s", progress.shares())
     if progress.enlarged:
         _LOG.warning(
             "encode: %d images of this process are smaller than %d pixels and were enlarged",
