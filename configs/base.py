@@ -64,6 +64,8 @@ def get_config() -> ConfigDict:
             "weight_decay": 0.0,
             "clip_norm": 1.0,
             "ema_decay": 0.0,  # of an average of the parameters, which is the model then; 0: none
+            # Least share of the short side that a random crop keeps, such as 0.8; 0: the centre.
+            "random_crop": 0.0,
             "init_from": "",  # workdir of a trained or converted tokenizer to begin with
             # Parts of it to train: encoder, to_code, quantizer, from_code, decoder; all when empty.
             "train_only": (),
@@ -74,6 +76,10 @@ def get_config() -> ConfigDict:
             "eval_every": 0,  # steps between figures of held-out images; 0: at the end only
             "eval_images": 1000,  # held-out images that they look at, at most; 0: all
             "sheet_every": 0,  # steps between sheets of reconstructions; 0: none
+            # Steps between Fréchet distances of reconstructions to the images: on the features of
+            # evaluate.inception (rFID), and of VGG16 with the weights of LPIPS; 0: none.
+            "fid_every": 0,
+            "fid_images": 5000,  # held-out images that they are of, at most
         }
     )
     config.tokenizer_loss = ConfigDict(

@@ -45,6 +45,7 @@ def get_config(stride: str = "16") -> ConfigDict:
         schedule="constant",
         warmup_steps=0,
         clip_norm=1.0,
+        random_crop=0.8,
         log_every=100,
         save_every=5000,
         eval_every=5000,

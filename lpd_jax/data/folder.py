@@ -131,6 +131,10 @@ class ClassFolder:
 class Folder(ClassFolder):
     """Image files of any format that Pillow decodes, read (`image_files`) and centre-cropped.
 
+    Args:
+        path, split: as of `ClassFolder`.
+        size: of a side in pixels; None leaves images whole.
+
     Raises:
         InputError: as `ClassFolder`.
         BadImage: on access, a file is unreadable.
@@ -138,7 +142,7 @@ class Folder(ClassFolder):
 
     suffixes, wanted = EXTENSIONS, EXAMPLES
 
-    def __init__(self, path: str | Path, split: str, size: int):
+    def __init__(self, path: str | Path, split: str, size: int | None):
         super().__init__(path, split)
         self.size = size
 

@@ -14,8 +14,9 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+from PIL import Image
 
-from lpd_jax.data import reading
+from lpd_jax.data import crop, reading
 from lpd_jax.errors import InputError
 from lpd_jax.pixels import to_unit as to_unit
 
@@ -97,6 +98,27 @@ def choose_view(record: Record, rng: np.random.Generator) -> Record:
     """Random transform: keeps one of the V code views. `codes` integers [V, N] -> int32 [N]."""
     codes = record["codes"]
     return record | {"codes": codes[rng.integers(len(codes))].astype(np.int32)}
+
+
+def random_crop(size: int, least: float) -> RandomTransform:
+    """Cuts a square out of the image, as `crop.random_crop`: [H, W, 3] -> [size, size, 3] uint8."""
+
+    def cut(record: Record, rng: np.random.Generator) -> Record:
+        square = crop.random_crop(Image.fromarray(record["image"]), size, least, rng)
+        return record | {"image": np.asarray(square)}
+
+    return cut
+
+
+def in_turn(*transforms: RandomTransform) -> RandomTransform:
+    """One after the other, with draws of the same generator."""
+
+    def all_of_them(record: Record, rng: np.random.Generator) -> Record:
+        for transform in transforms:
+            record = transform(record, rng)
+        return record
+
+    return all_of_them
 
 
 def flip_or_not(record: Record, rng: np.random.Generator) -> Record:

@@ -144,4 +144,11 @@ class Positioned:
         return {"next_index": self._next}
 
     def set_state(self, state: dict[str, int]) -> None:
-        self._stream, self._next = None, state["next_index"]
+        self.close()
+        self._next = state["next_index"]
+
+    def close(self) -> None:
+        """Ends readers that are processes; the next item starts them again."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None

@@ -11,24 +11,28 @@ import math
 from pathlib import Path
 from typing import Any
 
+from lpd_jax import storage
 from lpd_jax.data.image_files import BadImage
 from lpd_jax.errors import InputError
 
 _LOG = logging.getLogger(__name__)
+LISTED = "skipped.jsonl"
 _SHOWN = 20  # sentences in the log; the file has all
 
 
 class Skipped:
-    """Images that were skipped so far, as far as this process has come upon them.
+    """Images that were skipped so far, by all processes that list them in the same file.
 
     Args:
         total: M, images that there are.
         share: that may be bad, rounded up to a whole image.
-        file: JSON lines `{"path", "reason"}` are added to it, if it is given.
+        file: a JSON line `{"split", "path", "reason"}` is added to it for each image, whichever
+            process comes upon it first. Without one, this process counts its own.
+        split: that the images are of; those of others in the file do not count.
     """
 
-    def __init__(self, total: int, share: float, file: Path | None = None):
-        self._allowed, self._total, self._share = math.ceil(share * total), total, share
+    def __init__(self, total: int, share: float, file: Path | None = None, split: str = "train"):
+        self._total, self._share, self._split = total, share, split
         self._file, self._names = file, set()
 
     def note(self, error: BadImage) -> None:
@@ -39,13 +43,26 @@ class Skipped:
         """
         if error.name in self._names:
             return
-        self._names.add(error.name)
-        if len(self._names) <= _SHOWN:
+        if self._list(error) and len(self._names) <= _SHOWN:
             _LOG.warning("skipped %s (%s)", error.name, error.reason)
-        if self._file is not None:
-            with self._file.open("a") as file:
-                file.write(json.dumps({"path": error.name, "reason": error.reason}) + "\n")
         check_share(len(self._names), self._total, self._share, error, self._file or "the log")
+
+    def _list(self, error: BadImage) -> bool:
+        """Adds an image to those that are known, and says whether nobody had it before."""
+        if self._file is None:
+            self._names.add(error.name)
+            return True
+        with storage.locked(self._file, wait=True):
+            if self._file.exists():
+                rows = map(json.loads, self._file.read_text().splitlines())
+                self._names |= {row["path"] for row in rows if row["split"] == self._split}
+            if error.name in self._names:
+                return False
+            self._names.add(error.name)
+            about = {"split": self._split, "path": error.name, "reason": error.reason}
+            with self._file.open("a") as file:
+                file.write(json.dumps(about) + "\n")
+        return True
 
 
 def check_share(bad: int, total: int, share: float, last: BadImage, where: Any) -> None:

@@ -87,14 +87,14 @@ class TfdsImages:
         path: directory of the prepared dataset (it holds `dataset_info.json`), or a name such as
             "imagenet2012" prepared in the default TFDS directory.
         split: "train", "heldout" or "all".
-        size: S.
+        size: S; None leaves images whole.
 
     Raises:
         InputError: dataset absent, in another file format, or without an image and a label.
         BadImage: on access, a record or its image is unreadable.
     """
 
-    def __init__(self, path: str | Path, split: str, size: int):
+    def __init__(self, path: str | Path, split: str, size: int | None):
         check_split(split)
         check_path(path)
         builder = _tfds_builder(path)

@@ -36,14 +36,14 @@ class TarImages:
     Args:
         path: directory.
         split: "train", "heldout" or "all".
-        size: S.
+        size: S; None leaves images whole.
 
     Raises:
         InputError: no archive there, one is damaged or compressed, classes are not numbers.
         BadImage: on access, an image is unreadable or has no class.
     """
 
-    def __init__(self, path: str | Path, split: str, size: int):
+    def __init__(self, path: str | Path, split: str, size: int | None):
         check_split(split)
         check_path(path)
         self.root, self.size = Path(path).expanduser(), size

@@ -31,6 +31,7 @@ _LEAST = {
     "train_tokenizer.eval_every": 0,
     "train_tokenizer.eval_images": 0,
     "train_tokenizer.sheet_every": 0,
+    "train_tokenizer.fid_every": 0,
     "encode.batch_size": 1,
     "encode.shard_size": 1,
     "train.steps": 1,

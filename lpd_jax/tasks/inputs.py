@@ -11,7 +11,13 @@ from lpd_jax.errors import InputError
 SOURCES = ("digits", "folder", "tfds", "tar", "codes")
 
 
-def images(config: ConfigDict, split: str, how: ConfigDict | None = None, listed: Any = None):
+def images(
+    config: ConfigDict,
+    split: str,
+    how: ConfigDict | None = None,
+    listed: Any = None,
+    whole: bool = False,
+):
     """The images named by `config.source`, with the next one in place of each that is unreadable.
 
     Args:
@@ -19,21 +25,26 @@ def images(config: ConfigDict, split: str, how: ConfigDict | None = None, listed
         split: "train" or "heldout".
         how: the section `reading`; without it, any number of images may be bad.
         listed: local file to which images that cannot be read are added.
+        whole: not cropped, [H, W, 3], but for digits.
 
     Raises:
         InputError: there are none; on access, too many cannot be read.
     """
     from lpd_jax.data import skipping
 
-    found = source(config, split)
+    found = source(config, split, whole=whole)
     if config.source == "digits":
         return found
     share = 1.0 if how is None else how.bad_share
-    return skipping.Readable(found, skipping.Skipped(len(found), share, listed))
+    return skipping.Readable(found, skipping.Skipped(len(found), share, listed, split))
 
 
 def source(
-    config: ConfigDict, split: str, num_tokens: int | None = None, codebook_size: int | None = None
+    config: ConfigDict,
+    split: str,
+    num_tokens: int | None = None,
+    codebook_size: int | None = None,
+    whole: bool = False,
 ):
     """What `config.source` names, as it lies there: an image that is unreadable is a `BadImage`.
 
@@ -41,21 +52,23 @@ def source(
         config: the section `data`.
         split: "train" or "heldout".
         num_tokens, codebook_size: of cached codes.
+        whole: as of `images`.
 
     Raises:
         InputError: it is not there, or has no images.
     """
     from lpd_jax.data import folder, sources, tar  # load TFDS, which a check can do without
 
+    size = None if whole else config.size
     match config.source:
         case "digits":
             return sources.Digits(split, config.size)
         case "folder":
-            return folder.Folder(config.path, split, config.size)
+            return folder.Folder(config.path, split, size)
         case "tfds":
-            return sources.TfdsImages(config.path, split, config.size)
+            return sources.TfdsImages(config.path, split, size)
         case "tar":
-            return tar.TarImages(config.path, split, config.size)
+            return tar.TarImages(config.path, split, size)
         case "codes" if num_tokens is not None:
             views = 2 if config.flip else 1
             return folder.CachedCodes(config.path, split, views, num_tokens, codebook_size)

@@ -67,6 +67,8 @@ def plan(config: ConfigDict) -> Plan:
         optimizer = build.optimizer(section)
     if not 0 <= checks.number("train_tokenizer.ema_decay", section.ema_decay) < 1:
         raise InputError(f"train_tokenizer.ema_decay={section.ema_decay} must be in [0, 1).")
+    if section.random_crop != 0:
+        checks.number("train_tokenizer.random_crop", section.random_crop, 0.1, 1)
     fixed = _fixed(section)
     if chosen.lpips and config.data.size < _LEAST_LPIPS:
         raise InputError(
@@ -76,6 +78,11 @@ def plan(config: ConfigDict) -> Plan:
     if chosen.lpips_dtype not in ("float32", "bfloat16"):
         raise InputError(
             f"tokenizer_loss.lpips_dtype={chosen.lpips_dtype!r} must be 'float32' or 'bfloat16'."
+        )
+    if section.fid_every and not (chosen.lpips or config.evaluate.inception):
+        raise InputError(
+            f"train_tokenizer.fid_every={section.fid_every} needs a network to compare images by: "
+            "give its weights with evaluate.inception, or those of tokenizer_loss.lpips."
         )
     restart = codebook.Restart(chosen.restart_every, chosen.restart_below, chosen.restart_decay)
     if restart.every and "quantizer" in fixed:

@@ -1,5 +1,6 @@
 """Task: trains the VQ tokenizer on images, and shows what it makes of held-out ones."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -10,12 +11,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lpd_jax import checkpoint, distributed, parallel, storage
-from lpd_jax.data import pipeline
+from lpd_jax.data import pipeline, skipping
 from lpd_jax.evaluation import vgg
-from lpd_jax.evaluation.heldout_images import SHOWN, HeldoutImages
+from lpd_jax.evaluation.heldout_images import SHOWN, Features, HeldoutImages
 from lpd_jax.metrics import read_rows
 from lpd_jax.models.tokenizer import Tokenizer
-from lpd_jax.tasks import build, start, tokenizer_parts
+from lpd_jax.pixels import to_unit
+from lpd_jax.tasks import build, measuring, start, tokenizer_parts
 from lpd_jax.tasks.workdir import alone, claim, plain, timed, write_json
 from lpd_jax.trained import load_tokenizer
 from lpd_jax.training.adversarial import DISCRIMINATOR, TOKENIZER
@@ -27,9 +29,14 @@ from lpd_jax.viz import images as pictures
 from lpd_jax.viz import plots
 
 _LOG = logging.getLogger(__name__)
+# Figures that compare all reconstructions with all images, as they are called in the log.
+DISTANCES = {"rfid": "rFID", "frechet_vgg16": "Fréchet distance on VGG16"}
 _CURVES = ("mse", "commitment", "entropy", "codes_in_batch")
 # Drawn too where there are rows of them.
-_MORE_CURVES = ("lpips", "adversarial_weight", "discriminator/loss", "psnr_db", "dead_codes")
+_MORE_CURVES = (
+    *("lpips", "adversarial_weight", "discriminator/loss", "psnr_db", "dead_codes"),
+    *DISTANCES,
+)
 
 
 def run(config: ConfigDict, workdir: storage.Where) -> dict[str, float]:
@@ -51,10 +58,10 @@ def run(config: ConfigDict, workdir: storage.Where) -> dict[str, float]:
             config,
         )
         network = build.tokenizer(config)
-        train = build.images(config.data, "train")
-        heldout = build.images(config.data, "heldout")
+        finished = distributed.from_first((directory / "model/model.json").is_file())
+        train, heldout = _images(config, directory, anew=not finished)
         build.grid(config)
-        if not distributed.from_first((directory / "model/model.json").is_file()):
+        if not finished:
             name = weights.name if weights else ""
             _LOG.info("train_tokenizer: %s", tokenizer_parts.describe(plan, config, name))
             with timed(workdir, "train_tokenizer"):
@@ -63,6 +70,30 @@ def run(config: ConfigDict, workdir: storage.Where) -> dict[str, float]:
                 del state
         with timed(workdir, "train_tokenizer"):
             return _report(config, directory, heldout, weights)
+
+
+def _images(config: ConfigDict, directory: storage.Path, anew: bool = True) -> tuple[Any, Any]:
+    """Of both splits; those to train on are whole where they are cropped at random.
+
+    Those that cannot be read are listed in the directory, where that is on a disk: `anew`, because
+    one that was may have been mended, and is found again if not.
+    """
+    listed = None if storage.in_bucket(directory) else directory / skipping.LISTED
+    if listed and anew:
+        distributed.decided(lambda: listed.unlink(missing_ok=True))
+    whole = bool(config.train_tokenizer.random_crop)
+    train = build.images(config.data, "train", config.reading, listed, whole)
+    return train, build.images(config.data, "heldout", config.reading, listed)
+
+
+def _augment(config: ConfigDict) -> pipeline.RandomTransform | None:
+    """What becomes of an image before it is trained on."""
+    chosen = []
+    if least := config.train_tokenizer.random_crop:
+        chosen.append(pipeline.random_crop(config.data.size, least))
+    if config.data.flip:
+        chosen.append(pipeline.flip_or_not)
+    return pipeline.in_turn(*chosen) if chosen else None
 
 
 def _train(
@@ -75,32 +106,35 @@ def _train(
     weights: vgg.VggWeights | None,
 ) -> TrainState:
     """The state after training."""
-    section, mesh = config.train_tokenizer, build.mesh(config)
+    section, mesh, workers = config.train_tokenizer, build.mesh(config), build.workers(config)
     batches = pipeline.batches(
         source,
         batch_size=section.batch_size,
         seed=config.seed,
         rows=parallel.process_rows(mesh, section.batch_size),
-        transform=pipeline.flip_or_not if config.data.flip else None,
+        transform=_augment(config),
+        num_threads=workers.threads,
+        num_processes=workers.processes,
     )
     perceptual = constants = None
     if weights is not None:
         perceptual = functools.partial(vgg.lpips, dtype=config.tokenizer_loss.lpips_dtype)
         constants = {PERCEPTUAL: weights.variables}
     begun = distributed.from_first(start.has_checkpoint(directory))
-    return run_training(
-        "train_tokenizer",
-        directory,
-        tokenizer_parts.parts(plan, network, config, mesh, perceptual, begun),
-        iter(batches),
-        fields=("image",),
-        loop=build.loop(section),
-        seed=config.seed,
-        mesh=mesh,
-        rules=build.rules(config),
-        evaluators=_evaluators(config, directory, network, heldout, weights),
-        constants=constants,
-    )
+    with contextlib.closing(iter(batches)) as stream:
+        return run_training(
+            "train_tokenizer",
+            directory,
+            tokenizer_parts.parts(plan, network, config, mesh, perceptual, begun),
+            stream,
+            fields=("image",),
+            loop=build.loop(section),
+            seed=config.seed,
+            mesh=mesh,
+            rules=build.rules(config),
+            evaluators=_evaluators(config, directory, network, heldout, weights),
+            constants=constants,
+        )
 
 
 def _trained(state: TrainState) -> Any:
@@ -157,6 +191,14 @@ def _evaluators(
             return {f"heldout_{name}": value for name, value in kept.figures.items()}
 
         found.append(Evaluator("heldout", section.eval_every, figures))
+    if section.fid_every:
+        compared = look(most=section.fid_images, frechet=_frechet(config, weights))
+
+        def distances(step: int, state: TrainState) -> dict[str, float]:
+            kept = compared(_trained(state)).figures
+            return {f"heldout_{name}": kept[name] for name in DISTANCES if name in kept}
+
+        found.append(Evaluator("fid", section.fid_every, distances))
     if section.sheet_every:
         shown = look(most=SHOWN)
 
@@ -167,6 +209,19 @@ def _evaluators(
             return {"reconstructions": np.asarray(page.convert("RGB"))}
 
         found.append(Evaluator("sheet", section.sheet_every, sheet))
+    return found
+
+
+def _frechet(config: ConfigDict, weights: vgg.VggWeights | None) -> dict[str, Features]:
+    """Distances that there are weights for; rFID is one of Inception's features alone."""
+    found = {}
+    if config.evaluate.inception:
+        inception = measuring.network(config.evaluate.inception)
+        found["rfid"] = Features(lambda p, x: inception.apply(p, x).pool3, inception.params)
+    if weights is not None:
+        found["frechet_vgg16"] = Features(
+            lambda p, x: vgg.features(p, to_unit(x)), weights.variables
+        )
     return found
 
 
@@ -184,7 +239,12 @@ def _report(
     mesh = build.mesh(config)
     network, params, _ = load_tokenizer(directory / "model", mesh)
     images = HeldoutImages(
-        network, heldout, batch_size=config.encode.batch_size, mesh=mesh, perceptual=weights
+        network,
+        heldout,
+        batch_size=config.encode.batch_size,
+        mesh=mesh,
+        perceptual=weights,
+        frechet=_frechet(config, weights),
     )
     with parallel.use(mesh, build.rules(config)):
         kept = images(params)
@@ -196,10 +256,9 @@ def _report(
         figure = plots.curves(rows, [*_CURVES, *(name for name in _MORE_CURVES if name in there)])
         plots.save(figure, directory / "curves.png")
         plots.save(plots.code_histogram(kept.counts), directory / "codebook.png")
+    shown = {"ssim": "SSIM", "lpips": "LPIPS", **DISTANCES}
     more = "".join(
-        f", {name.upper()} {kept.figures[name]:.4f}"
-        for name in ("ssim", "lpips")
-        if name in kept.figures
+        f", {name} {kept.figures[key]:.4g}" for key, name in shown.items() if key in kept.figures
     )
     _LOG.info(
         "train_tokenizer: held-out PSNR %.2f dB%s, %.1f %% of the codes used",

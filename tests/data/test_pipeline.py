@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from lpd_jax.data.folder import Folder
-from lpd_jax.data.pipeline import batches, choose_view, flip_or_not, to_unit
+from lpd_jax.data.pipeline import (
+    batches,
+    choose_view,
+    flip_or_not,
+    in_turn,
+    random_crop,
+    to_unit,
+)
 from lpd_jax.data.sources import Arrays
 from lpd_jax.errors import InputError
 from lpd_jax.models.tokenizer import to_uint8
@@ -113,3 +120,39 @@ def test_pixel_ranges():
     assert unit.dtype == np.float32 and unit.min() == -1 and unit.max() == 1
     np.testing.assert_array_equal(to_uint8(unit), values)
     np.testing.assert_array_equal(to_uint8(np.array([-3.0, 3.0])), [0, 255])
+
+
+class _Numbered:
+    """Ten images of several shapes, whose pixels say which they are and where."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, i):
+        rows, columns = np.mgrid[: 8 + i, : 20 - i]
+        image = np.stack([np.full_like(rows, i), rows, columns], -1).astype(np.uint8)
+        return {"image": image, "index": i}
+
+
+def test_crops_and_flips_depend_on_the_seed_and_the_place_in_the_stream_alone():
+    augment = in_turn(random_crop(8, 1.0), flip_or_not)
+
+    def first(count, **how):
+        stream = iter(batches(_Numbered(), batch_size=4, transform=augment, **how))
+        return [next(stream)["image"] for _ in range(count)], stream
+
+    alone, _ = first(10)
+    assert alone[0].shape == (4, 8, 8, 3)
+    parts = [first(10, rows=rows, num_threads=1)[0] for rows in ([0, 3], [1, 2])]
+    for whole, outer, inner in zip(alone, *parts, strict=True):
+        np.testing.assert_array_equal(whole[[0, 3]], outer)
+        np.testing.assert_array_equal(whole[[1, 2]], inner)
+    _, stream = first(3)
+    state = stream.get_state()
+    _, again = first(1)
+    again.set_state(state)
+    np.testing.assert_array_equal(next(again)["image"], alone[3])
+    flat = np.concatenate(alone)
+    views = {x.tobytes() for x in flat}
+    assert len(views) > 2 * len({int(x[0, 0, 0]) for x in flat})  # of an image in four epochs
+    assert not (first(10, seed=1)[0][0] == alone[0]).all()

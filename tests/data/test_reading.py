@@ -74,10 +74,25 @@ def test_batches_stay_whole_and_the_same_by_threads_and_by_processes(folder, tmp
     assert np.concatenate(found).tolist() == [stand_in.get(i, i) for i in asked]
     rows = [json.loads(row) for row in listed.read_text().splitlines()]
     assert sorted(row["path"] for row in rows) == [str(folder.files[i]) for i in BAD]
+    assert {row["split"] for row in rows} == {"train"}
     assert all(row["reason"] for row in rows) and caplog.text.count("skipped ") == len(BAD)
     listed.unlink()
     assert indices(source, num_processes=1) == found
     assert not listed.exists() or len(listed.read_text().splitlines()) <= len(BAD)
+
+
+def test_readers_that_list_in_one_file_count_together(folder, tmp_path):
+    """As processes do: each comes upon some of them, and the share is of all."""
+    listed = tmp_path / "skipped.jsonl"
+    one, two = (Readable(folder, Skipped(40, 0.07, listed)) for _ in range(2))  # three may be
+    heldout = Readable(folder, Skipped(40, 0.02, listed, "heldout"))
+    one[3], two[3], heldout[3], two[17], one[17]
+    rows = [json.loads(row) for row in listed.read_text().splitlines()]
+    assert [row["split"] for row in rows] == ["train", "heldout", "train", "train"]
+    with pytest.raises(InputError, match=r"4 of 40 images .*see .*skipped\.jsonl"):
+        one[39]
+    with pytest.raises(InputError, match="4 of 40 images"):
+        two[39]
 
 
 class _Numbers:
