@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: storage.Where) -> dict:
-    """Judges images under the sampling settings of the config; returns the report.
+    """Judges images under the sampling settings of the config; prints and returns the report.
 
     Every model and set of settings has a directory in `workdir/report` with its
     `report.{json,md,html}`; those in `workdir/report` itself are the newest evaluation's.
@@ -72,7 +72,8 @@ def run(config: ConfigDict, workdir: storage.Where) -> dict:
             pictures.save_png(pictures.grid(images, 20, max(1, 64 // images.shape[1])), sheet)
             for place in (directory, workdir / "report"):
                 shown = _pictures(workdir, sheet, likelihood) if about else {"Images": sheet}
-                report.write_report(place, full, shown)
+                page = report.write_report(place, full, shown)
+        print(f"\n{report.table(full)}\n\nreport: {page}")
     return full
 
 

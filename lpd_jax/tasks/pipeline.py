@@ -2,11 +2,9 @@
 
 import math
 
-import jax
 from ml_collections import ConfigDict
 
 from lpd_jax import storage
-from lpd_jax.evaluation import report
 from lpd_jax.generation import groups
 from lpd_jax.tasks import build, check, encode, evaluate, likelihood, sample, train, train_tokenizer
 
@@ -27,11 +25,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> dict:
     train.run(config, workdir)
     sample.run(config, workdir)
     likelihood.run(_few_schedules(config), workdir)
-    figures = evaluate.run(config, workdir)
-    if jax.process_index() == 0:
-        page = storage.path(workdir) / "report/report.html"
-        print(f"\n{report.table(figures)}\n\nreport: {page}")
-    return figures
+    return evaluate.run(config, workdir)
 
 
 def _few_schedules(config: ConfigDict) -> ConfigDict:

@@ -234,11 +234,13 @@ def test_a_full_disk_loses_nothing(workdir, small, tmp_path, monkeypatch):
     assert report["fid"]["value"] > 0
 
 
-def test_a_tokenizer_is_judged_by_what_it_keeps(workdir, small, tmp_path, monkeypatch):
+def test_a_tokenizer_is_judged_by_what_it_keeps(workdir, small, tmp_path, capsys):
     config = models.tiny()
     config.checkpoint = str(workdir)
     config.evaluate.update(what="tokenizer", inception="weights.npz")
     report = evaluate.run(config, tmp_path)
+    said = capsys.readouterr().out
+    assert "rFID" in said and f"report: {tmp_path / 'report/report.html'}" in said
     kept = report["reconstruction"]
     assert kept["count"] == 450 and 0 < kept["psnr_db"] < 20 and -1 < kept["ssim"] < 1
     assert report["rfid"]["value"] > 0 and report["rfid"]["weights"] == "seed 0"
