@@ -21,8 +21,9 @@ _VISITORS = 200  # whose images are kept
 _HOUR = 3600
 # A click while another is being answered waits for its turn, too.
 _DEVICE = {"concurrency_limit": 1, "concurrency_id": "device", "trigger_mode": "multiple"}
-# A picture takes room when there is one.
-_CSS = ".picture:not(:has(img)) { display: none !important }"
+# A picture takes room when there is one, and the gallery as much as its images do.
+_CSS = """.picture:not(:has(img)) { display: none !important }
+#gallery .grid-wrap { min-height: 0 !important }"""
 _TOOLS = 64  # pixels of the editor's tools, above and below what one draws on
 _HEAD = """### {title}
 {classes} classes, {height}x{width} pixels, {cells} codes on a grid of {rows}x{columns}.
@@ -200,7 +201,7 @@ def _gallery() -> gr.Gallery:
         label="Your last images",
         show_label=False,
         buttons=[],
-        columns=10,
+        columns=8,
         height="auto",
         format="png",
         interactive=False,
