@@ -215,6 +215,12 @@ def get_config() -> ConfigDict:
             "keep_pixels": False,  # put back the given pixels of what is kept
         }
     )
+    config.gallery = ConfigDict(
+        {
+            "directory": "",  # of samples or edits, or one above them; the workdir when empty
+            "per_class": 12,  # images of a class in a run, at most
+        }
+    )
     config.export = ConfigDict({"path": ""})  # new directory; one in workdir/export when empty
     config.demo = ConfigDict(
         {

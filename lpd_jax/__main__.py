@@ -12,6 +12,7 @@ chain; each goes on where it stopped (TASK --help says more):
   reference        statistics of real images, for evaluate
   search           finds the guidance with the best FID
   edit             generates parts of images anew: inpainting, outpainting, another class
+  gallery          one page that shows, by class, what sample and edit made
   demo             a page in the browser: images appear as they are generated, and are edited
   export           the compiled sampler in a file that runs without this package
   convert          official PyTorch weights in, and ours out

@@ -47,6 +47,7 @@ _LEAST = {
     "sample.batch_size": 1,
     "sample.segments": 1,
     "edit.count": 1,
+    "gallery.per_class": 1,
     "demo.port": 0,
     "demo.images": 1,
     "demo.upload_mb": 1,

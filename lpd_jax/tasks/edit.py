@@ -206,7 +206,7 @@ def _write(
         )
     for row, edit in zip(labels, edits, strict=True):
         for i, (label, image) in enumerate(zip(row, edit.images, strict=True)):
-            text = results.chunks(settings | {"index": i, "label": int(label)})
+            text = results.chunks(settings | {"index": i, "label": int(label)}, [label], names)
             pictures.save_png(Image.fromarray(image), directory / f"{i:03d}-as-{label}.png", text)
     masked = pictures.hide_unknown(images, edits[0].step_map < 0)
     columns = [images, masked, *(edit.images for edit in edits)]
@@ -221,4 +221,5 @@ def _write(
         )
     ]
     sheet = pictures.grid(tiles, len(columns), max(1, 96 // images.shape[1]), heads)
-    pictures.save_png(sheet, directory / LAST, results.chunks(settings))
+    text = results.chunks(settings, np.ravel(labels), names)
+    pictures.save_png(sheet, directory / LAST, text)

@@ -8,7 +8,7 @@ import pathlib
 import re
 import shutil
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -64,11 +64,20 @@ def _shortened(labels: Sequence[str]) -> str:
     return "+".join(names[:3] + more) or "all"
 
 
-def chunks(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Text chunks of a picture: what made it, and the settings that decide it as JSON."""
+def chunks(
+    settings: Mapping[str, Any], labels: Iterable[int], names: Sequence[str]
+) -> dict[str, str]:
+    """Text chunks of a picture: what made it, and the settings that decide it as JSON.
+
+    Args:
+        settings: that decide it.
+        labels: of the classes in the picture.
+        names: of all classes; the picture has those of its own, as "classes".
+    """
+    classes = {str(int(label)): names[label] for label in sorted({*map(int, labels)})}
     return {
         "Software": f"lpd_jax {lpd_jax.__version__}",
-        "lpd_jax": json.dumps(plain(dict(settings))),
+        "lpd_jax": json.dumps(plain(dict(settings) | {"classes": classes})),
     }
 
 
@@ -127,7 +136,7 @@ def _row(place: storage.Path, picture: str, seconds: float) -> str:
         settings = {}
     date = datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
     lines = [f"<b>{html.escape(place.name)}</b>", date]
-    lines += [html.escape(f"{key} = {value}") for key, value in _flat(settings)]
+    lines += [html.escape(f"{key} = {value}") for key, value in flat(settings)]
     link = urllib.parse.quote(f"{place.name}/{picture}")
     return (
         f'<tr><td><a href="{link}"><img src="{link}" alt="{html.escape(place.name)}"></a></td>'
@@ -135,9 +144,10 @@ def _row(place: storage.Path, picture: str, seconds: float) -> str:
     )
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings one by one, a section's as "section.name"."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -36,7 +36,7 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     names, classes = about["class_names"], about["config"]["num_classes"]
     chosen = build.labels(section.labels, names, classes)
     labels = np.tile(
-        np.int32(chosen or range(classes)), checks.whole("sample.count", section.count, 1)
+        np.array(chosen or range(classes), np.int32), checks.whole("sample.count", section.count, 1)
     )
     group_sizes = build.group_sizes(section, math.prod(about["config"]["grid"]))
     settings = {
@@ -90,7 +90,7 @@ def _write(
     animation = [pictures.grid(frame, columns, scale) for frame in frames]
     pictures.save_gif(animation, directory / "generation.gif")
     sheet = pictures.grid(samples.images, columns, scale, [names[label] for label in labels])
-    pictures.save_png(sheet, directory / LAST, results.chunks(settings))
+    pictures.save_png(sheet, directory / LAST, results.chunks(settings, labels, names))
 
 
 def appearing(images: np.ndarray, schedule: Schedule) -> np.ndarray:
