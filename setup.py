@@ -39,9 +39,10 @@ EXTRAS = {
         "pytest>=8,<10",  # the test suite
         "pytest-xdist>=3.6,<4",  # the test suite on every core
         "ruff>=0.9,<0.18",  # lint and format
-        "nbclient>=0.10,<1",  # runs the notebook
-        "nbformat>=5.10,<6",  # reads the notebook
-        "ipykernel>=6.29,<8",  # what the notebook runs in
+        "nbclient>=0.10,<1",  # runs the notebooks
+        "nbformat>=5.10,<6",  # reads the notebooks
+        "ipykernel>=6.29,<8",  # what the notebooks run in
+        "ipywidgets>=8.1,<9",  # sliders of one of them
         "qwix>=0.1.8,<0.3",  # tests of int8 inference
         "flatbuffers>=24.3",  # tests of exported samplers
         "setuptools>=77",  # tests of the wheel
@@ -50,6 +51,9 @@ EXTRAS = {
         "pyyaml>=6,<7",  # tests of the Kubernetes manifest
         "gcsfs>=2026.4",  # tests of workdirs in buckets
         "gcp-storage-emulator>=2026.7.19",  # the bucket of those tests; its versions are dates
+    ],
+    "dev": [
+        "mypy>=1.14,<3",  # annotations that are not true
     ],
     "tpu": ["jax[tpu]>=0.10.2,<0.13,!=0.11.*"],  # TPU hosts; brings the libtpu made for that jax
     # ahead-of-time compilation for TPUs anywhere: older ones refuse topologies of a single chip
@@ -67,7 +71,8 @@ EXTRAS = {
     # the manual: launch/docs.sh
     "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"],
     "wandb": ["wandb>=0.18,<1"],  # metrics to Weights & Biases
-    "notebook": ["jupyterlab>=4.2,<5", "nbclient>=0.10,<1"],  # notebooks, also headless
+    # notebooks with their sliders, and launch/notebooks.sh, which runs them for the manual
+    "notebook": ["jupyterlab>=4.2,<5", "ipywidgets>=8.1,<9", "nbconvert>=7.16,<8"],
 }
 
 setup(

@@ -66,7 +66,8 @@ try:
         params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
     stop(f"{args.params} cannot be read as the parameters of an exported sampler ({error}).")
-labels = np.int32([label(text.strip(), about["class_names"]) for text in args.labels.split(",")])
+chosen = [label(text.strip(), about["class_names"]) for text in args.labels.split(",")]
+labels = np.array(chosen, np.int32)
 changed = dict(setting(text, about["numbers"]) for text in args.set)
 numbers = {name: np.float32(x) for name, x in (about["numbers"] | changed).items()}
 try:

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import fsspec
 from etils import epath
@@ -29,7 +30,7 @@ except ImportError:  # Windows has no such locks
     fcntl = None
 
 _LOG = logging.getLogger(__name__)
-Path = pathlib.Path | epath.Path
+Path: TypeAlias = pathlib.Path | epath.Path
 Where = str | os.PathLike[str]
 
 

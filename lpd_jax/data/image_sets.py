@@ -170,7 +170,7 @@ def _archive(file: Path) -> ImageSet:
     about = file.stat()
     text = f"{about.st_size} {about.st_mtime_ns}"
     identity = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return ImageSet(file, shape[0], tuple(shape[1:3]), identity)
+    return ImageSet(file, shape[0], (shape[1], shape[2]), identity)
 
 
 def _read_header(member) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -73,7 +73,7 @@ def of(sources: Mapping[str, Any]) -> Manifest:
 
 def write(directory: storage.Path, manifest: Manifest) -> None:
     """Notes it; `manifest.json` appears last."""
-    about = {"class_names": manifest.class_names, "splits": {}}
+    about: dict[str, Any] = {"class_names": manifest.class_names, "splits": {}}
     for split, found in manifest.listings.items():
         with storage.whole(directory / f"manifest-{split}.jsonl.gz") as file:
             file.write_bytes(gzip.compress(found.text().encode(), 6, mtime=0))
@@ -127,8 +127,8 @@ def changes(then: Manifest, now: Manifest, forgiven: Collection[str] = ()) -> st
             first = ", ".join(sorted(names)[:3]) + ", ..." * (len(names) > 3)
             parts.append(f"{len(names):,} {word} ({first})")
     if not parts and sum(then.images.values()) != sum(now.images.values()) and not forgiven:
-        before, after = (f"{sum(m.images.values()):,}" for m in (then, now))
-        parts.append(f"there were {before} images and are {after}")
+        were, are = (f"{sum(m.images.values()):,}" for m in (then, now))
+        parts.append(f"there were {were} images and are {are}")
     return "; ".join(parts)
 
 

@@ -127,7 +127,8 @@ class Positioned:
     """
 
     def __init__(self, begin: Callable[[int], Any]):
-        self._begin, self._next, self._stream = begin, 0, None
+        self._begin, self._next = begin, 0
+        self._stream: Any = None  # an iterator that can be closed, once it has begun
 
     def __iter__(self) -> "Positioned":
         return self

@@ -97,7 +97,7 @@ class TarImages:
             with self._archives[number].open("rb") as file:
                 content = os.pread(file.fileno(), size, start)
         except OSError as error:
-            raise BadImage(name, error.strerror) from error
+            raise BadImage(name, error.strerror or str(error)) from error
         return record(read_image(io.BytesIO(content), name), self.size, self.labels[i], i)
 
     def listing(self) -> Listing:

@@ -80,8 +80,8 @@ def published(
         return None
     if sample["group_sizes"] or sample["order_file"] or sample["quantize"]:
         return None
-    own = (size, decoder["width"], decoder["depth"], sample["steps"])
-    own += (sample["guidance"], sample["repulsion"])
+    names = ("steps", "guidance", "repulsion")
+    own = (size, decoder["width"], decoder["depth"], *(sample[name] for name in names))
     for row in PUBLISHED:
         if own == (row.size, row.width, row.depth, row.steps, row.guidance, row.repulsion):
             return row

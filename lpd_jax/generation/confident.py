@@ -12,6 +12,7 @@ passes are not equal work.
 Dims: B images, N tokens, S steps, G tokens of the largest group, Q queries, V codes.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -128,7 +129,7 @@ class _Loop:
             run.cache,
             found.context,
         )
-        return self._keep(run.replace(cache=cache), found.logits)
+        return self._keep(dataclasses.replace(run, cache=cache), found.logits)
 
     def _answer(self, context: jax.Array, kept: jax.Array, *cached: Any) -> Pass:
         """All cells, in view of the new context [B, C, D] of which the places `kept` [B, C] count.
@@ -157,7 +158,8 @@ class _Loop:
             jax.lax.dynamic_update_slice_in_dim, start_index=run.passes * self.width, axis=1
         )
         new = group.kept[:, :, None] & (group.cells[:, :, None] == jnp.arange(tokens))
-        return run.replace(
+        return dataclasses.replace(
+            run,
             passes=run.passes + 1,
             groups=jax.tree.map(put, run.groups, group),
             count=run.count + group.kept.sum(1, dtype=jnp.int32),

@@ -8,8 +8,6 @@ g_i = N (cos(πi/2S) - cos(π(i+1)/2S)) with hand corrections of ±1 that make t
 trained on its entries, so those corrections are kept as data.
 """
 
-from typing import Literal
-
 import numpy as np
 
 from lpd_jax.errors import InputError
@@ -125,9 +123,7 @@ def official_steps(num_tokens: int) -> tuple[int, ...]:
     return tuple(steps for n, steps in _CORRECTIONS if n == num_tokens)
 
 
-def group_sizes(
-    num_tokens: int, steps: int, kind: Literal["cosine", "uniform"] = "cosine"
-) -> tuple[int, ...]:
+def group_sizes(num_tokens: int, steps: int, kind: str = "cosine") -> tuple[int, ...]:
     """Group sizes int[S], sum N; steps == num_tokens gives one token per step in either kind.
 
     Args:

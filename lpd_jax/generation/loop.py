@@ -74,9 +74,9 @@ def places(plan: Plan, segment: Segment) -> dict[str, np.ndarray]:
     """Where each step of a segment begins and how many tokens it has, and the step before it."""
     return {
         "start": plan.starts[segment.first : segment.last],
-        "size": np.int32(plan.group_sizes[segment.first : segment.last]),
+        "size": np.array(plan.group_sizes[segment.first : segment.last], np.int32),
         "last_start": plan.starts[segment.first - 1 : segment.last - 1],
-        "last_size": np.int32(plan.group_sizes[segment.first - 1 : segment.last - 1]),
+        "last_size": np.array(plan.group_sizes[segment.first - 1 : segment.last - 1], np.int32),
     }
 
 

@@ -40,7 +40,7 @@ def _slope(primals, tangents):
 
 def _phi(x: jax.Array) -> jax.Array:
     square = x * x
-    series = _COEFFICIENTS[-1]
+    series: float | jax.Array = _COEFFICIENTS[-1]
     for coefficient in _COEFFICIENTS[-2::-1]:
         series = series * square + coefficient
     return 0.5 * (1 + jnp.tanh(x * series))

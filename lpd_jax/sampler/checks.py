@@ -7,6 +7,7 @@ by `lpd_jax.generation.sampling.sampling_rule`.
 B images, N tokens.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +45,7 @@ def labels(values: Any, class_names: Sequence[str], num_classes: int, guidable: 
         listed = values
     if not isinstance(listed, Sequence) or isinstance(listed, str) or not len(listed):
         raise InputError(f"labels={values!r} must be a list of numbers or names of classes: [3].")
-    found = np.int32([_label(value, class_names, num_classes) for value in listed])
+    found = np.array([_label(value, class_names, num_classes) for value in listed], np.int32)
     if not guidable and num_classes in found:
         raise InputError(
             "generation without a class needs a model trained with label dropout, and this one was "
@@ -174,7 +175,7 @@ def rule(given: SamplingRule, guidable: bool) -> SamplingRule:
             "guidance needs a model trained with label dropout, and this one was trained with "
             "train.label_drop=0; set guidance to 1 or train again with label_drop=0.1."
         )
-    return checked.replace(guidance=None)
+    return dataclasses.replace(checked, guidance=None)
 
 
 def index(value: Any, count: int) -> int:

@@ -24,7 +24,7 @@ from lpd_jax.sampler.appearing import live, replay
 from lpd_jax.sampler.defaults import Defaults, Guidance, left_out
 from lpd_jax.sampler.stream import Batches, Take
 
-Label = int | str
+Labels = Sequence[int | str] | np.ndarray
 Program = Callable[[Take, int], Samples]
 Given = Callable[[Take], tuple[Any, ...]]  # labels, indices, key and order, on the devices
 
@@ -82,7 +82,7 @@ class Sampler:
 
     def __call__(
         self,
-        labels: Sequence[Label],
+        labels: Labels,
         *,
         steps: int | None = None,
         guidance: Guidance = "default",
@@ -111,7 +111,7 @@ class Sampler:
 
     def stream(
         self,
-        labels: Sequence[Label],
+        labels: Labels,
         *,
         steps: int | None = None,
         guidance: Guidance = "default",
@@ -185,7 +185,7 @@ class Sampler:
 
     def sample(
         self,
-        labels: Sequence[Label],
+        labels: Labels,
         group_sizes: Sequence[int] | None = None,
         order: Any = None,
         rule: SamplingRule | None = None,
@@ -227,7 +227,7 @@ class Sampler:
 
     def batches(
         self,
-        labels: Sequence[Label],
+        labels: Labels,
         group_sizes: Sequence[int] | None = None,
         order: Any = None,
         rule: SamplingRule | None = None,
@@ -289,7 +289,7 @@ class Sampler:
         self,
         images: np.ndarray,
         mask: np.ndarray,
-        labels: Sequence[Label],
+        labels: Labels,
         *,
         steps: int | None = None,
         guidance: Guidance = "default",

@@ -49,8 +49,10 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
     numbers = section.steps or (min(config.sample.steps, math.prod(grid)),)
     for number in numbers:
         groups.group_sizes(math.prod(grid), number)
-    names = ("order", "order_file", "order_field", "field_context", "proximity", "repulsion")
-    names += ("dtype", "params")
+    names = (
+        *("order", "order_file", "order_field", "field_context", "proximity", "repulsion"),
+        *("dtype", "params"),
+    )
     settings = {
         "seed": config.seed,
         "model": about["identity"],
@@ -149,6 +151,6 @@ def _write(directory: storage.Path, found: dict[str, dict[str, Any]]) -> None:
         lines.append(f"| {number} | {' | '.join(figures)} | {sizes} |")
     head = "Bits per token of the training codes that the sizes were fitted to.\n\n"
     storage.write_text(directory / "schedule.md", head + "\n".join(lines) + "\n")
-    sizes = {f"{number} steps": row["group_sizes"] for number, row in found.items()}
-    plots.save(pictures.group_sizes(sizes), directory / "sizes.png")
+    curves = {f"{number} steps": row["group_sizes"] for number, row in found.items()}
+    plots.save(pictures.group_sizes(curves), directory / "sizes.png")
     write_json(directory / LAST, found)

@@ -8,6 +8,7 @@ official format, so other programs can read it, and `sample.order_file` reads it
 one) back in place of drawing.
 """
 
+import dataclasses
 import json
 import logging
 
@@ -93,7 +94,7 @@ def draw(
 
 
 def _write(directory: storage.Path, schedule: Schedule) -> None:
-    measured = schedule.replace(orders=schedule.orders[:_MEASURED])
+    measured = dataclasses.replace(schedule, orders=schedule.orders[:_MEASURED])
     step_maps = np.asarray(measured.step_map)
     rows = pictures.statistics_table(step_maps)
     title = "order of image 0"

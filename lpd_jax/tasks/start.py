@@ -1,5 +1,6 @@
 """What a training run begins with, other than chance: a model's parameters, or another run."""
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable
@@ -60,7 +61,9 @@ def from_run(path: storage.Path, step: int, steps: int) -> Fork:
 
     def load(abstract: TrainState) -> tuple[TrainState, dict[str, int]]:
         parts, wanted = abstract.params, abstract.stored()
-        theirs = wanted.replace(ema=wanted.params if section.get("ema_decay") else None)
+        theirs = dataclasses.replace(
+            wanted, ema=wanted.params if section.get("ema_decay") else None
+        )
         with checkpoint.Checkpoints(place, read_only=True) as saved:
             state, position = saved.restore(theirs, step or found[-1])
         if wanted.ema is None:

@@ -145,7 +145,7 @@ def train(
         if position is not None:
             batches.set_state(position)
             _LOG.info("%s: going on from step %d", name, int(state.step))
-        clock = Clock(mesh.devices.flat, flops)
+        clock = Clock([*mesh.devices.flat], flops)
         with (
             Writer(directory, int(state.step), loop.wandb) as writer,
             parallel.use(mesh, rules),

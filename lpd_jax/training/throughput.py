@@ -52,7 +52,8 @@ class Clock:
     def __init__(self, devices: Sequence[jax.Device], flops: float = 0):
         self._flops = flops
         self._peak = len(devices) * PEAKS.get(devices[0].device_kind, 0)
-        self._since, self._waited, self._images = None, 0.0, 0
+        self._waited, self._images = 0.0, 0
+        self._since: float | None = None
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

@@ -66,7 +66,12 @@ def curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], x: str = "
         for key, label, marker, color in HELDOUT:
             at, heldout, error = _points(rows, x, key + name)
             if len(at):
-                style = {"color": color, "markersize": 4, "capsize": 2, "label": label}
+                style: dict[str, Any] = {
+                    "color": color,
+                    "markersize": 4,
+                    "capsize": 2,
+                    "label": label,
+                }
                 axes.errorbar(at, heldout, error, fmt=marker, **style)
                 axes.legend()
             values = np.concatenate([values, heldout[np.isfinite(heldout)]])

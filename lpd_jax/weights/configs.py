@@ -126,7 +126,7 @@ def decoder_from_official(
     if grid is None or tuple(grid) == config.grid:
         return config, params
     params["pos_embed"] = np.asarray(resize_pos_embed(params["pos_embed"], config.grid, grid))
-    return dataclasses.replace(config, grid=tuple(grid)), params
+    return dataclasses.replace(config, grid=(grid[0], grid[1])), params
 
 
 def tokenizer_from_official(

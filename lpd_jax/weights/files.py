@@ -15,8 +15,10 @@ from safetensors.numpy import save_file
 from lpd_jax import storage
 from lpd_jax.errors import InputError
 
-_BROKEN = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-_BROKEN += (SafetensorError,)
+_BROKEN = (
+    *(ValueError, OSError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, SafetensorError),
+)
 
 # In this order: averaged weights are what one samples from, when a file has them.
 CONTAINERS = ("ema", "model_ema", "model", "state_dict")
