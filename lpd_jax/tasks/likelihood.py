@@ -37,6 +37,7 @@ from lpd_jax.tasks import build, results, scoring
 from lpd_jax.tasks.workdir import digest, done, timed, write_json
 from lpd_jax.viz import likelihood as pictures
 from lpd_jax.viz import plots
+from lpd_jax.viz.pareto import Point, pareto
 
 _LOG = logging.getLogger(__name__)
 LAST = scoring.LIKELIHOOD  # says that a directory is complete
@@ -242,6 +243,16 @@ def rows(chosen: Sequence[Schedule], scores: Sequence[Score], draws: int) -> lis
     return found
 
 
+def points(found: Sequence[dict[str, Any]]) -> dict[str, list[Point]]:
+    """Steps and bits of each schedule by its name, for the picture of those that none beats."""
+    named: dict[str, list[Point]] = {}
+    for row in found:
+        name = label(row["order"], row["repulsion"], row["groups"])
+        own = row["steps"], row["bits_per_token"], f"{row['steps']} steps"
+        named.setdefault(name, []).append(own)
+    return named
+
+
 def _plain(value: Any) -> Any:
     """JSON has no NaN."""
     return None if isinstance(value, float) and math.isnan(value) else value
@@ -279,6 +290,7 @@ def _write(
     ]
     axis = sorted({row["steps"] for row in found}, reverse=True)
     plots.save(plots.error_bars(named, ["bits per token"], axis, "steps"), directory / "bits.png")
+    plots.save(pareto(points(found), "steps", "bits per token"), directory / "pareto.png")
     fewest = min(axis)
     shown = [p for p in zip(chosen, scores, strict=True) if len(p[0].group_sizes) == fewest]
     by_step = {s.name: (x.by_position, s.group_sizes) for s, x in shown}

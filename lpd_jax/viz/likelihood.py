@@ -56,6 +56,7 @@ def dependence(cells: np.ndarray, offsets: np.ndarray, grid: tuple[int, int]) ->
     shown = panels[0].imshow(offsets, vmin=0, vmax=cells.max(), extent=extent)
     panels[0].set_title("mean by offset", fontsize=9)
     panels[0].locator_params(integer=True)
+    panels[0].set(xlabel="columns apart", ylabel="rows apart")
     for axes, cell in zip(panels[1:], (corner, side, middle), strict=True):
         shown = axes.imshow(cells[cell].reshape(grid), vmin=0, vmax=cells.max())
         axes.plot(*divmod(cell, width)[::-1], "w+")

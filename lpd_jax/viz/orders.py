@@ -21,7 +21,8 @@ def step_heatmap(step_map: np.ndarray, title: str = "") -> Figure:
     axes = figure.subplots()
     shown = axes.imshow(np.ma.masked_less(step_map, 0), cmap="viridis")
     figure.colorbar(shown, ax=axes, label="step")
-    axes.set(xticks=[], yticks=[], title=title)
+    axes.set(xlabel="column of the grid", ylabel="row of the grid", title=title)
+    axes.locator_params(integer=True)
     return figure
 
 
