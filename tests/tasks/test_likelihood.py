@@ -82,7 +82,7 @@ def test_rows_table_and_pictures(config, workdir, one_device_mesh):
     # At one token a step the repulsion decides nothing, so that two may be the best.
     least = [row for row in rows if row["against_best"] == 0]
     assert "| order \\ steps | 16 | 4 |" in table and table.count("**") == 2 * len(least)
-    for picture in ("bits.png", "steps.png", "cells.png"):
+    for picture in ("bits.png", "pareto.png", "steps.png", "cells.png"):
         assert np.asarray(Image.open(directory / picture).convert("L")).std() > 5
     before = (directory / "likelihood.json").stat().st_mtime_ns
     assert likelihood.run(config, workdir) == directory
