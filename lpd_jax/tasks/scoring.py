@@ -56,9 +56,10 @@ def newest(workdir: storage.Path, identity: str) -> storage.Path | None:
 def prepare(
     config: ConfigDict, workdir: storage.Path, split: str, images: int
 ) -> tuple[Bits, int, tuple[int, int]]:
-    """What scores the first `images` images of a split (0: all), how many they are, and the grid.
+    """What scores `images` images of a split (0: all), how many they are, and the grid.
 
-    Of each image the first view counts, which is not flipped.
+    Fewer than all are evenly spread over it, since folders lie in the order of their classes. Of each
+    image the first view counts, which is not flipped.
     """
     mesh, rules = build.mesh(config), build.rules(config)
     place = storage.path(config.checkpoint or workdir) / "decoder/model"
@@ -67,7 +68,8 @@ def prepare(
     network = Decoder(dataclasses.replace(network.config, dtype=dtype, dropout=0.0))
     found = code_dataset.first_views(workdir / "codes", split)
     count = min(images or len(found["label"]), len(found["label"]))
-    chosen = {name: array[:count] for name, array in found.items()}
+    rows = np.arange(count) * len(found["label"]) // count
+    chosen = {name: array[rows] for name, array in found.items()}
     how = {"batch_size": config.sample.batch_size, "chunk": config.train.loss_chunk}
     return scorer(network, params, chosen, mesh=mesh, **how), count, network.config.grid
 
