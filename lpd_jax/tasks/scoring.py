@@ -58,8 +58,8 @@ def prepare(
 ) -> tuple[Bits, int, tuple[int, int]]:
     """What scores `images` images of a split (0: all), how many they are, and the grid.
 
-    Fewer than all are evenly spread over it, since folders lie in the order of their classes. Of each
-    image the first view counts, which is not flipped.
+    Fewer than all are evenly spread over it, since folders lie in the order of their classes. Of
+    each image the first view counts, which is not flipped.
     """
     mesh, rules = build.mesh(config), build.rules(config)
     place = storage.path(config.checkpoint or workdir) / "decoder/model"
