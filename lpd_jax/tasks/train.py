@@ -19,7 +19,7 @@ from lpd_jax.models.attention import check_kernel
 from lpd_jax.models.decoder import Decoder
 from lpd_jax.tasks import build, evaluators, start
 from lpd_jax.tasks.workdir import alone, claim, plain, timed, write_json
-from lpd_jax.trained import decoder_of, init_decoder, load_decoder
+from lpd_jax.trained import belong, decoder_of, init_decoder, load_decoder
 from lpd_jax.training.heldout import mean_and_error
 from lpd_jax.training.loop import train as run_training
 from lpd_jax.training.objectives import decoder_loss
@@ -55,6 +55,7 @@ def run(
         codes = storage.path(codes or workdir / "codes")
         spec = code_dataset.read_spec(codes)
         build.check_source(config, spec)
+        _check_tokenizer(workdir, codes, spec)
         directory = _claim(config, workdir / "decoder", spec)
         network = decoder_of(
             config.decoder,
@@ -82,6 +83,25 @@ def _check(config: ConfigDict) -> None:
     check_kernel(config.decoder.attention, config.decoder.dtype, platform)
     build.loop(section)
     build.optimizer(section)
+
+
+def _check_tokenizer(
+    workdir: storage.Path, codes: storage.Path, spec: code_dataset.CodesSpec
+) -> None:
+    """A decoder that cannot be sampled with the tokenizer beside it is not worth hours."""
+
+    def fits() -> bool:
+        place = workdir / "tokenizer/model"
+        if not (place / "model.json").is_file():
+            return True
+        beside = checkpoint.read_model_json(place, "tokenizer")
+        return belong({"tokenizer": spec.tokenizer["fingerprint"]}, beside)
+
+    if not distributed.decided(fits):
+        raise InputError(
+            f"the codes in {codes} are of another tokenizer than the one in {workdir}; encode "
+            "again, into a workdir of its own or after removing the old codes."
+        )
 
 
 def _claim(

@@ -213,6 +213,8 @@ def test_a_tokenizer_that_is_not_the_decoders_is_refused(finished):
     config.seed = 2
     with pytest.raises(InputError, match="another tokenizer"):
         sample.run(config, workdir)
+    with pytest.raises(InputError, match="another tokenizer"):
+        train.run(tiny(), workdir)
     file.write_text(text)
 
 
