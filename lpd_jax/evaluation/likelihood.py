@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lpd_jax import distributed, parallel
-from lpd_jax.generation.groups import step_of
 from lpd_jax.models.decoder import Decoder
 
 # (orders int32 [M, N], step_of int32 [N]) -> float64 [M, N], bits of the i-th generated token.
@@ -104,14 +103,14 @@ def scorer(
 
 
 def bits_given(
-    bits: Bits, orders: np.ndarray, group_sizes: Sequence[int], unknown: np.ndarray
+    bits: Bits, orders: np.ndarray, step_of: np.ndarray, unknown: np.ndarray
 ) -> np.ndarray:
     """Bits of the unknown cells of images whose other cells are known, as when editing.
 
     Args:
         bits: of `scorer`.
         orders: int32 [M, K] of the K unknown cells, such as `editing.orders_of_unknown` draws.
-        group_sizes: sum K.
+        step_of: int32 [K], group of the i-th of them.
         unknown: bool [N], the same K cells in every image.
 
     Returns:
@@ -119,7 +118,7 @@ def bits_given(
     """
     known = np.flatnonzero(~unknown).astype(orders.dtype)
     given = np.broadcast_to(known, (len(orders), len(known)))
-    steps = step_of((len(known), *group_sizes) if len(known) else tuple(group_sizes))
+    steps = np.concatenate([np.zeros_like(known), step_of + (len(known) > 0)])
     return bits(np.concatenate([given, orders], axis=1), steps)[:, len(known) :]
 
 

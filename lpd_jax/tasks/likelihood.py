@@ -33,6 +33,7 @@ from lpd_jax.evaluation.likelihood import (
 )
 from lpd_jax.generation import editing, groups, orders
 from lpd_jax.generation.addresses import draw_orders, image_keys
+from lpd_jax.generation.groups import step_of
 from lpd_jax.tasks import build, results, scoring
 from lpd_jax.tasks.workdir import digest, done, timed, write_json
 from lpd_jax.viz import likelihood as pictures
@@ -186,7 +187,7 @@ def measure(
         key = jax.random.fold_in(jax.random.key(config.seed), draw)
         own = jax.device_get(_drawn(order, key, indices, unknown, grid, schedule.group_sizes))
         drawn.append(own)
-        found.append(bits_given(bits, own, schedule.group_sizes, unknown))
+        found.append(bits_given(bits, own, step_of(schedule.group_sizes), unknown))
     return score(np.stack(found), np.stack(drawn), len(unknown))
 
 

@@ -259,7 +259,7 @@ def test_precision_and_recall_do_not_cancel_far_from_zero():
 def test_precision_and_recall_leave_mapped_features_on_disk(tmp_path):
     rng = np.random.default_rng(0)
     real = rng.normal(size=(100, 500)).astype(np.float32)
-    fake = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (1500, 500))
+    fake = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (3000, 500))
     fake[:] = rng.normal(size=fake.shape)
     precision_recall(real, fake[:200], block=100)  # compiles, which takes memory of its own
     tracemalloc.start()

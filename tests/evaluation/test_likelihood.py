@@ -102,7 +102,7 @@ def test_unknown_cells_cost_what_an_edit_gives_them(tiny):
     given = np.tile(np.array([3, 1], np.int32), (len(EVERY), 1))
     with parallel.use(mesh, parallel.RULES):
         scored = scorer(network, params, images, batch_size=81, mesh=mesh)
-        bits = bits_given(scored, given, (1, 1), unknown)
+        bits = bits_given(scored, given, step_of((1, 1)), unknown)
     assert bits.shape == (81, 2)
     alike = (EVERY[:, None, [0, 2]] == EVERY[None, :, [0, 2]]).all(-1)
     total = (2.0 ** -bits.sum(-1)) @ alike  # over all images that share the known cells
