@@ -7,6 +7,7 @@ if [[ $# == 0 ]]; then
   set -- notebooks/*.ipynb
 fi
 export TQDM_DISABLE=1 # its bars are no text
-exec .venv/bin/python -m nbconvert --to markdown --execute --output-dir docs/notebooks \
+.venv/bin/python -m nbconvert --to markdown --execute --output-dir docs/notebooks \
   --TagRemovePreprocessor.enabled=True \
   --TagRemovePreprocessor.remove_all_outputs_tags=remove_output "$@"
+rm -f docs/notebooks/*_files/*.jpg # the same pictures as the .png beside them
