@@ -100,6 +100,8 @@ class Readable:
         return len(self._source)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
+        if not 0 <= i < len(self):  # what ends a loop over the images
+            raise IndexError(i)
         for place in itertools.chain(range(i, len(self)), range(i)):
             try:
                 return self._source[place]
