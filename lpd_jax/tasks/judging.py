@@ -113,11 +113,12 @@ def by_units(
 
     def compute() -> dict[str, Any]:
         with scores.scratch(units.directory) as scratch:
-            looks = Looks(**units.mapped(Looks._fields, storage.path(scratch)))
+            wanted = Looks._fields if real is None else (*Looks._fields, "vgg")
+            seen = units.mapped(wanted, storage.path(scratch))
+            looks = Looks(*(seen[name] for name in Looks._fields))
             found = _figures(config, judge, looks, source.labels, names)
             if real is not None:
-                seen = units.mapped(("vgg",), storage.path(scratch))["vgg"]
-                found["samples"] |= _vgg_figures(real, seen)
+                found["samples"] |= _vgg_figures(real, seen["vgg"])
                 found["vgg"] = {"name": network.name, "sha256": network.identity}
                 found["vgg"] |= {"features": VGG_FEATURES}
             return found
