@@ -19,6 +19,7 @@ from PIL import Image
 from lpd_jax import checks, storage
 from lpd_jax.errors import InputError
 from lpd_jax.tasks import results
+from lpd_jax.tasks.workdir import writing
 from lpd_jax.viz.gallery import Result, Row, page
 
 _LOG = logging.getLogger(__name__)
@@ -45,11 +46,8 @@ def run(config: ConfigDict, workdir: storage.Where) -> storage.Path:
             f"there are no samples or edits in {where}; make some with the task sample or edit, or "
             "name another directory with --config.gallery.directory=."
         )
-    try:
+    with writing(where):
         storage.write_text(where / PAGE, page(f"{where.name}: generated images", found))
-    except OSError as error:
-        reason = error.strerror or storage.brief(error)
-        raise InputError(f"{where / PAGE} cannot be written ({reason}); put that right.") from error
     count = sum(len(row.images) for result in found for row in result.rows)
     _LOG.info("gallery: %d images of %d runs in %s", count, len(found), where / PAGE)
     return where / PAGE
