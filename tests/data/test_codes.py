@@ -66,7 +66,7 @@ def test_round_trip(tmp_path, codebook_size):
     assert read_spec(tmp_path) == spec
 
 
-def test_is_a_tfdsdataset(tmp_path):
+def test_is_a_tfds_dataset(tmp_path):
     builder = tfds.builder_from_directory(dataset(tmp_path))
     assert builder.info.splits["train"].num_examples == 25
     assert builder.info.splits["train"].num_shards == 3
