@@ -145,9 +145,9 @@ def by_workers(source: Folder, wanted: np.ndarray, workers: reading.Workers) -> 
 def encode(directory: Path, images: int) -> dict[str, Any]:
     """Shares of the time once both processes have started."""
     from lpd_jax.configs import folder
+    from lpd_jax.models.initial import init_tokenizer
     from lpd_jax.tasks import build
     from lpd_jax.tasks import encode as task
-    from lpd_jax.trained import init_tokenizer
 
     write_images(directory / "images", images)
     config = folder.get_config()

@@ -35,8 +35,9 @@ from lpd_jax.generation.plan import make_plan
 from lpd_jax.generation.program import generate, tokenizer_parts
 from lpd_jax.generation.sampling import sampling_rule
 from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.initial import init_decoder, init_tokenizer
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
-from lpd_jax.trained import init_decoder, init_tokenizer, lay_out
+from lpd_jax.trained import lay_out
 
 
 def parse() -> argparse.Namespace:

@@ -27,9 +27,10 @@ from flax import linen as nn
 from lpd_jax import weights
 from lpd_jax.generation.groups import official, step_of
 from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.models.tokenizer import to_uint8
 from lpd_jax.parallel import MeshConfig, make_mesh
-from lpd_jax.trained import init_decoder, load_tokenizer
+from lpd_jax.trained import load_tokenizer
 
 REFERENCE = Path(os.environ.get("LPD_REFERENCE_DIR", "tests/reference"))
 

@@ -37,7 +37,7 @@ from tqdm import tqdm
 from lpd_jax import parallel
 from lpd_jax.generation import groups
 from lpd_jax.models.decoder import Decoder, DecoderConfig
-from lpd_jax.trained import init_decoder
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.training.objectives import decoder_loss
 from lpd_jax.training.optimizer import OptimizerConfig
 from lpd_jax.training.step import Part, prepare

@@ -38,9 +38,10 @@ from lpd_jax.compiled import programs, reports, targets
 from lpd_jax.errors import InputError
 from lpd_jax.generation.plan import make_plan
 from lpd_jax.models.decoder import Decoder
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.parallel import MeshConfig, batch_ways, make_mesh
 from lpd_jax.tasks import build
-from lpd_jax.trained import decoder_of, init_decoder
+from lpd_jax.trained import decoder_of
 from lpd_jax.training.objectives import decoder_loss
 from lpd_jax.training.step import Part, prepare
 

@@ -75,9 +75,9 @@ def prepare(place: Path) -> None:
 
     from lpd_jax import checkpoint
     from lpd_jax.configs import digits
+    from lpd_jax.models.initial import init_tokenizer
     from lpd_jax.tasks import build
     from lpd_jax.tasks.workdir import plain
-    from lpd_jax.trained import init_tokenizer
 
     rng = np.random.default_rng(0)
     for number in range(CLASSES):

@@ -1,31 +1,16 @@
 """Trained networks: from a model directory to a module and its parameters on the devices."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lpd_jax import parallel, storage
 from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.initial import init_decoder, init_tokenizer
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def init_tokenizer(network: Tokenizer, key: jax.Array) -> Any:
-    """Parameters of a tokenizer; traced once for a network, however often its shapes are asked."""
-    side = network.config.stride
-    return network.init(key, jnp.zeros((1, side, side, network.config.in_channels)))["params"]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def init_decoder(network: Decoder, key: jax.Array) -> Any:
-    """Boxed parameters of a decoder; traced once for a network, as those of a tokenizer."""
-    tokens = jnp.zeros((1, network.config.num_tokens), jnp.int32)
-    return network.init(key, tokens, tokens[:, 0], tokens, tokens)["params"]
 
 
 def decoder_of(fields: Mapping[str, Any], **more: Any) -> Decoder:

@@ -31,8 +31,8 @@ from flax import linen as nn
 
 from lpd_jax import parallel
 from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.initial import init_decoder, init_tokenizer
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
-from lpd_jax.trained import init_decoder, init_tokenizer
 
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)

@@ -19,10 +19,10 @@ from PIL import Image
 from lpd_jax import checkpoint
 from lpd_jax.data.codes import CodesSpec, finalize, missing_shards, write_shard
 from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.initial import init_decoder, init_tokenizer
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 from lpd_jax.tasks import pipeline
 from lpd_jax.tasks.workdir import plain
-from lpd_jax.trained import init_decoder, init_tokenizer
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ("sample", "orders", "train_your_own")

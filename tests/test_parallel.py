@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from lpd_jax import parallel
 from lpd_jax.errors import InputError
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.parallel import MeshConfig
-from lpd_jax.trained import init_decoder
 
 
 def test_one_axis_takes_the_devices_that_are_left():

@@ -16,9 +16,10 @@ from lpd_jax.generation.orders import LocalityAware
 from lpd_jax.generation.plan import make_plan
 from lpd_jax.generation.sampling import sampling_rule
 from lpd_jax.models.decoder import Decoder
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.quantize import MODES, Int8Kernel, contracted_axes, num_bytes, quantize_decoder
 from lpd_jax.sampler import Sampler
-from lpd_jax.trained import init_decoder, lay_out
+from lpd_jax.trained import lay_out
 
 SIZES = (1, 2, 3, 5, 6, 7)
 

@@ -14,7 +14,7 @@ import lpd_jax
 from lpd_jax import __main__ as cli
 from lpd_jax import config_files
 from lpd_jax.models.decoder import Decoder, DecoderConfig
-from lpd_jax.trained import init_decoder
+from lpd_jax.models.initial import init_decoder
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]

@@ -17,9 +17,9 @@ from lpd_jax.generation.groups import group_sizes, step_of
 from lpd_jax.generation.orders import Confident, LocalityAware, Random
 from lpd_jax.generation.program import edit, in_parts, preview, tokenizer_parts
 from lpd_jax.generation.sampling import SamplingRule, sampling_rule
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.models.tokenizer import to_uint8
 from lpd_jax.sampler import Defaults, Sampler, checks, defaults, generate, loading
-from lpd_jax.trained import init_decoder
 
 pytestmark = pytest.mark.usefixtures("no_programs")
 

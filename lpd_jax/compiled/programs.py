@@ -15,8 +15,9 @@ from lpd_jax.generation.plan import Plan
 from lpd_jax.generation.program import generate, tokenizer_parts
 from lpd_jax.generation.sampling import SamplingRule
 from lpd_jax.models.decoder import Decoder
+from lpd_jax.models.initial import init_decoder, init_tokenizer
 from lpd_jax.models.tokenizer import Tokenizer
-from lpd_jax.trained import init_decoder, init_tokenizer, lay_out
+from lpd_jax.trained import lay_out
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ from lpd_jax import checkpoint, distributed, parallel, storage
 from lpd_jax.data import codes as code_dataset
 from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import Decoder
-from lpd_jax.trained import decoder_of, init_decoder, load_tokenizer
+from lpd_jax.models.initial import init_decoder
+from lpd_jax.trained import decoder_of, load_tokenizer
 from lpd_jax.training.loop import Fork
 from lpd_jax.training.step import TrainState
 from lpd_jax.weights import resize_pos_embed

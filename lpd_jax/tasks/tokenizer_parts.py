@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from lpd_jax import checkpoint, checks, distributed, parallel, storage
 from lpd_jax.errors import InputError
 from lpd_jax.models.discriminator import Discriminator, DiscriminatorConfig, init_discriminator
+from lpd_jax.models.initial import init_tokenizer
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 from lpd_jax.tasks import build
-from lpd_jax.trained import init_tokenizer
 from lpd_jax.training import adversarial, codebook, reconstruction
 from lpd_jax.training.adversarial import DISCRIMINATOR, TOKENIZER
 from lpd_jax.training.optimizer import OptimizerConfig

@@ -17,9 +17,10 @@ from lpd_jax.errors import InputError
 from lpd_jax.metrics import read_rows
 from lpd_jax.models.attention import check_kernel
 from lpd_jax.models.decoder import Decoder
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.tasks import build, evaluators, start
 from lpd_jax.tasks.workdir import alone, claim, plain, timed, write_json
-from lpd_jax.trained import belong, decoder_of, init_decoder, load_decoder
+from lpd_jax.trained import belong, decoder_of, load_decoder
 from lpd_jax.training.heldout import mean_and_error
 from lpd_jax.training.loop import train as run_training
 from lpd_jax.training.objectives import decoder_loss

@@ -1,7 +1,6 @@
 """Official weights <-> our configs and parameters: what the shapes say, the resize to 512 px."""
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from flax import linen as nn
 
 from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.initial import init_decoder, init_tokenizer
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 from lpd_jax.weights.rows import DECODER, TOKENIZER, from_official, to_official
 
@@ -154,22 +154,12 @@ def tokenizer_to_official(params) -> dict[str, np.ndarray]:
 
 def abstract_decoder(config: DecoderConfig) -> dict:
     """Our decoder's parameter tree as shapes; nothing is allocated."""
-    places = jax.ShapeDtypeStruct((1, config.num_tokens), jnp.int32)
-    steps = jax.ShapeDtypeStruct((config.num_tokens,), jnp.int32)
-    labels = jax.ShapeDtypeStruct((1,), jnp.int32)
-    given = places, labels, places, steps
-    return nn.unbox(_init.eval_shape(Decoder(config), jax.random.key(0), *given))
+    return nn.unbox(init_decoder.eval_shape(Decoder(config), jax.random.key(0)))
 
 
 def abstract_tokenizer(config: TokenizerConfig) -> dict:
     """Our tokenizer's parameter tree as shapes; nothing is allocated."""
-    image = jax.ShapeDtypeStruct((1, config.stride, config.stride, config.in_channels), jnp.float32)
-    return _init.eval_shape(Tokenizer(config), jax.random.key(0), image)
-
-
-@functools.partial(jax.jit, static_argnums=0)  # traced once for a network
-def _init(network: nn.Module, *given: jax.Array) -> dict:
-    return network.init(*given)["params"]
+    return init_tokenizer.eval_shape(Tokenizer(config), jax.random.key(0))
 
 
 def resize_pos_embed(

@@ -8,8 +8,8 @@ from lpd_jax import config_files, parallel
 from lpd_jax.demo.snippets import Origin
 from lpd_jax.demo.studio import Studio
 from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.sampler import Defaults, Sampler
-from lpd_jax.trained import init_decoder
 
 
 @pytest.fixture(scope="session")

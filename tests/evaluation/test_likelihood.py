@@ -17,7 +17,7 @@ from lpd_jax.generation.loop import generate_codes
 from lpd_jax.generation.plan import make_plan
 from lpd_jax.generation.sampling import sampling_rule
 from lpd_jax.models.decoder import Decoder, DecoderConfig
-from lpd_jax.trained import init_decoder
+from lpd_jax.models.initial import init_decoder
 
 GRID, CODES = (2, 2), 3
 EVERY = np.array(list(itertools.product(range(CODES), repeat=4)), np.int32)

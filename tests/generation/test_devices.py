@@ -14,8 +14,8 @@ from lpd_jax.generation.groups import group_sizes
 from lpd_jax.generation.orders import LocalityAware
 from lpd_jax.generation.plan import make_plan
 from lpd_jax.generation.sampling import sampling_rule
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.parallel import MeshConfig
-from lpd_jax.trained import init_decoder
 
 BATCH = 16
 MESHES = {

@@ -14,8 +14,9 @@ from lpd_jax.generation.loop import Passes, padded, places, with_room
 from lpd_jax.generation.orders import LocalityAware, Random
 from lpd_jax.generation.plan import make_plan
 from lpd_jax.generation.sampling import sampling_rule
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.parallel import MeshConfig
-from lpd_jax.trained import init_decoder, lay_out
+from lpd_jax.trained import lay_out
 
 SIZES = (1, 2, 3, 5, 6, 7)
 GRID = (4, 6)

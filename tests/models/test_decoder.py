@@ -10,9 +10,9 @@ from flax import linen as nn
 
 from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.models.mask import training_mask
 from lpd_jax.models.norm import LayerNorm
-from lpd_jax.trained import init_decoder
 
 SIZES = (1, 2, 3, 5, 6, 7)
 STEP_OF = jnp.repeat(jnp.arange(len(SIZES)), jnp.array(SIZES))

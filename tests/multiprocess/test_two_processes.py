@@ -17,9 +17,9 @@ import pytest
 from lpd_jax import checkpoint
 from lpd_jax.data.codes import load_codes
 from lpd_jax.metrics import read_rows
+from lpd_jax.models.initial import init_tokenizer
 from lpd_jax.tasks import build, encode, evaluate, measuring, sample, train
 from lpd_jax.tasks.workdir import plain
-from lpd_jax.trained import init_tokenizer
 from tests.evaluation.test_units import network
 from tests.multiprocess import tiny
 

@@ -7,9 +7,10 @@ import jax
 
 from lpd_jax import checkpoint
 from lpd_jax.configs import digits
+from lpd_jax.models.initial import init_decoder, init_tokenizer
 from lpd_jax.tasks import build
 from lpd_jax.tasks.workdir import plain
-from lpd_jax.trained import decoder_of, init_decoder, init_tokenizer
+from lpd_jax.trained import decoder_of
 
 
 def tiny():

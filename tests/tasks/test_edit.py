@@ -13,10 +13,10 @@ from lpd_jax import checkpoint
 from lpd_jax.configs import digits
 from lpd_jax.errors import InputError
 from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import edit
 from lpd_jax.tasks.workdir import plain
-from lpd_jax.trained import init_decoder
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

@@ -15,10 +15,10 @@ from lpd_jax.configs import digits
 from lpd_jax.data.codes import load_codes, read_spec
 from lpd_jax.data.folder import Folder
 from lpd_jax.errors import InputError
+from lpd_jax.models.initial import init_tokenizer
 from lpd_jax.pixels import to_unit
 from lpd_jax.tasks import build, encode
 from lpd_jax.tasks.workdir import plain
-from lpd_jax.trained import init_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

@@ -15,9 +15,9 @@ from lpd_jax.errors import InputError
 from lpd_jax.generation.schedule import read_orders, write_orders
 from lpd_jax.generation.validity import first_violation
 from lpd_jax.models.decoder import Decoder
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import build, orders
-from lpd_jax.trained import init_decoder
 
 LABELS = [0, 1, 2, 3, 4, 0, 1]
 COUNT = 70  # more than a batch of the task

@@ -17,11 +17,12 @@ from lpd_jax.evaluation.distances import frechet
 from lpd_jax.evaluation.looking import Extractor
 from lpd_jax.metrics import read_rows
 from lpd_jax.models.decoder import Decoder, DecoderConfig
+from lpd_jax.models.initial import init_decoder, init_tokenizer
 from lpd_jax.models.tokenizer import Tokenizer, TokenizerConfig
 from lpd_jax.sampler import Sampler
 from lpd_jax.tasks import build, measuring, train
 from lpd_jax.tasks.workdir import plain
-from lpd_jax.trained import init_decoder, init_tokenizer, load_decoder
+from lpd_jax.trained import load_decoder
 from lpd_jax.weights import resize_pos_embed
 from tests.evaluation.test_units import network as feature_network
 

@@ -16,7 +16,7 @@ from lpd_jax.errors import InputError
 from lpd_jax.generation import mixture, orders
 from lpd_jax.generation.groups import step_of
 from lpd_jax.models.decoder import Decoder
-from lpd_jax.trained import init_decoder
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.training.objectives import decoder_loss
 from lpd_jax.training.optimizer import OptimizerConfig
 from lpd_jax.training.step import Part, averaged, prepare

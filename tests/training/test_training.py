@@ -16,7 +16,7 @@ from lpd_jax.data.sources import Arrays
 from lpd_jax.errors import InputError
 from lpd_jax.generation.groups import step_of
 from lpd_jax.metrics import read_rows, without_clock
-from lpd_jax.trained import init_decoder
+from lpd_jax.models.initial import init_decoder
 from lpd_jax.training.loop import LoopConfig, train
 from lpd_jax.training.objectives import decoder_loss
 from lpd_jax.training.optimizer import OptimizerConfig, decays, learning_rate
